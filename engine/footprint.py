@@ -1,4 +1,4 @@
-"""How many bytes the engine needs: the formulas that the panel predicts with and the engine allocates by.
+"""How many bytes the engine needs: the panel predicts and the engine allocates by these formulas.
 
 Standard library only, because the panel imports this file. Every function is arithmetic on numbers
 from a model's config.json; nothing here looks at a device. Sizes are bytes, counts start `num_`.
@@ -39,7 +39,7 @@ _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def dtype_bytes(name: str) -> int:
-    """Bytes of one number of a computing type. Raises KeyError for int8 and int4, which are none."""
+    """Bytes of one number of a computing type. Raises KeyError for int8 and int4."""
     return _DTYPE_BYTES[name]
 
 
@@ -153,7 +153,7 @@ def kv_bytes(num_blocks: int, block_size: int, bytes_per_token: int) -> int:
 
 
 def default_kv_limit_bytes(available_bytes: int) -> int:
-    """Most KV that a CPU engine takes by itself: a quarter of the memory available, at most 2 GiB."""
+    """Most KV that a CPU engine takes unasked: a quarter of the free memory, at most 2 GiB."""
     return min(2 * GIB, available_bytes // 4)
 
 
