@@ -198,13 +198,14 @@ def _unknown(name: str, known: list[str]) -> ConfigError:
     return ConfigError(f"Unknown option {name}.", fix=hint)
 
 
-def options_table(cls: type[Options]) -> str:
-    """The options as a Markdown table: flag, default, allowed values, help."""
+def options_table(cls: type[Options], env_prefix: str | None = None) -> str:
+    """The options as a Markdown table: flag (or environment variable), default, allowed, help."""
     rows = ["| option | default | allowed | what it does |", "| --- | --- | --- | --- |"]
     for info in cls.options():
         default = "required" if info.required else f"`{info.default}`"
         default = "" if info.default in (None, "") else default
-        rows.append(f"| `{info.flag}` | {default} | {info.allowed} | {info.help} |")
+        name = info.flag if env_prefix is None else env_prefix + info.name.upper()
+        rows.append(f"| `{name}` | {default} | {info.allowed} | {info.help} |")
     return "\n".join(rows)
 
 

@@ -51,7 +51,7 @@ def test_flags_and_json_give_the_same_config_back(config: EngineConfig) -> None:
 def test_the_readme_lists_every_option_as_the_config_has_it() -> None:
     readme = (ROOT / "README.md").read_text()
     assert options_table(EngineConfig) in readme
-    assert options_table(Settings) in readme
+    assert options_table(Settings, env_prefix="AUTOGLM_") in readme
 
 
 @pytest.mark.parametrize(
