@@ -1,0 +1,389 @@
+"""The verbs of the panel: pages and command line call these, and nothing else, to get things done.
+
+A verb writes what is wanted and reads what was seen. None of them starts a process: the supervisor
+does, within one look at the database. Records that come back are plain values, usable at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from db import chats, deployments, events, log_lines, machines, supervisors
+from db.errors import NoSuchRow
+from db.models import (
+    Chat,
+    Deployment,
+    Desired,
+    Event,
+    LogLine,
+    State,
+    Supervisor,
+    utc_now,
+)
+from db.session import Database
+from panel.client import EngineClient
+from panel.errors import DoesNotFit, NotFound, PanelError, ServerUnreachable
+from panel.hardware.detect import detect
+from panel.hardware.machine import Machine
+from panel.models.catalog import Entry
+from panel.models.catalog import catalog as read_catalog
+from panel.models.shape import ModelShape, shape_of_source
+from panel.models.source import ModelSource
+from panel.models.source import parse as parse_source
+from panel.ports import require_free
+from panel.runtimes import engine
+from panel.runtimes.plan import Plan
+from panel.settings import Settings
+from panel.sizing.fit import Fit, Precision, Verdict, sizes
+from panel.sizing.workload import Workload
+
+MACHINE_FACTS_LAST_S = 60.0
+"""How long detected facts are used again: free memory and disk change, cores do not."""
+
+SUPERVISOR_SILENT_S = 10.0
+"""Without a beat for this long, nobody is acting."""
+
+BEST_FIRST = {
+    "cuda": (Precision.BFLOAT16, Precision.INT8, Precision.INT4),
+    "cpu": (Precision.FLOAT32, Precision.INT8, Precision.BFLOAT16, Precision.INT4),
+}
+"""Precisions in the order in which they are preferred where they fit."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What a model needs on a machine, for each precision, and which precision would be taken."""
+
+    shape: ModelShape
+    fits: Mapping[Precision, Fit]
+    chosen: Precision
+
+    @property
+    def fit(self) -> Fit:
+        return self.fits[self.chosen]
+
+
+class Panel:
+    """Everything a page or a command can ask for. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+        self._machine: tuple[float, Machine, int] | None = None
+        self._machine_lock = threading.Lock()
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Make the home folder and bring the database up to date. Raises DatabaseError."""
+        for folder in (settings.home_path, settings.keys_path):
+            make_private_folder(folder)
+        for folder in (settings.models_path, settings.logs_path):
+            folder.mkdir(parents=True, exist_ok=True)
+        database = Database(settings.url)
+        database.migrate()
+        return cls(settings, database)
+
+    def close(self) -> None:
+        self.database.close()
+
+    # --- what is here, and what would fit -----------------------------------------------------
+
+    def machine(self, refresh: bool = False) -> Machine:
+        """The facts of this machine, at most a minute old."""
+        return self._machine_row(refresh)[0]
+
+    def _machine_row(self, refresh: bool = False) -> tuple[Machine, int]:
+        with self._machine_lock:
+            now = time.monotonic()
+            if not refresh and self._machine and now - self._machine[0] < MACHINE_FACTS_LAST_S:
+                return self._machine[1:]
+            machine = detect(self.settings.models_path)
+            with self.database.begin() as session:
+                row = machines.remember(
+                    session,
+                    fingerprint=machine.fingerprint(),
+                    hostname=machine.hostname,
+                    facts=machine.to_dict(),
+                )
+            self._machine = (now, machine, row.id)
+            return machine, row.id
+
+    def catalog(self) -> Sequence[Entry]:
+        return read_catalog()
+
+    def shape(self, source_text: str) -> ModelShape:
+        """What a model is made of. May read a few kilobytes over the network. SourceError."""
+        return shape_of_source(self._source(source_text), self.settings.models_path)
+
+    def size(
+        self,
+        source_text: str,
+        *,
+        precision: Precision | str | None = None,
+        workload: Workload | None = None,
+        machine: Machine | None = None,
+    ) -> Sizing:
+        """What a model needs here (or on another machine), in every precision."""
+        shape = self.shape(source_text)
+        machine = machine or self.machine()
+        fits = sizes(shape, machine, workload or Workload())
+        wanted = as_precision(precision) if precision else preferred(fits, bool(machine.gpus))
+        return Sizing(shape, fits, wanted)
+
+    # --- asking for a deployment --------------------------------------------------------------
+
+    def plan(
+        self,
+        source_text: str,
+        *,
+        name: str | None = None,
+        precision: Precision | str | None = None,
+        workload: Workload | None = None,
+        port: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """A complete plan from what was said; the rest is chosen for this machine."""
+        source = self._source(source_text)
+        workload = workload or Workload()
+        if precision is None:
+            precision = self.size(source_text, workload=workload).chosen
+        return Plan(
+            source=str(source),
+            name=name or source.display_name,
+            precision=as_precision(precision),
+            workload=workload,
+            port=port,
+            options=dict(options or {}),
+        )
+
+    def command_line(self, plan: Plan) -> str:
+        """The command that does the same as the wizard's button."""
+        return plan.command_line()
+
+    def launch(self, plan: Plan, *, actor: str, force: bool = False) -> Deployment:
+        """Ask for a deployment; the supervisor starts it.
+
+        force: also where the sizing says that it is too large.
+        Raises DoesNotFit, PortInUse, SourceError, ModelFolderError, ConfigError.
+        """
+        engine.config(plan, model_path=Path("-"), port=plan.port or 1, api_key_file=None)
+        if plan.port is not None:
+            require_free(plan.host, plan.port)
+        machine, machine_id = self._machine_row(refresh=True)
+        sizing = self.size(
+            plan.source, precision=plan.precision, workload=plan.workload, machine=machine
+        )
+        if sizing.fit.verdict is Verdict.TOO_LARGE and not force:
+            raise does_not_fit(sizing)
+        key_file = self._new_key_file()
+        try:
+            with self.database.begin() as session:
+                row = deployments.create(
+                    session,
+                    name=plan.name,
+                    plan=plan.to_dict(),
+                    machine_id=machine_id,
+                    predicted=sizing.fit.to_dict(),
+                    actor=actor,
+                    api_key_file=str(key_file),
+                )
+            return self.deployment(row.id)
+        except BaseException:
+            key_file.unlink(missing_ok=True)
+            raise
+
+    def stop(self, id: str, *, actor: str) -> Deployment:
+        """Ask that a deployment ends. It does within seconds; see its state."""
+        found = self.deployment(id)
+        with self.database.begin() as session:
+            deployments.set_desired(session, found.id, Desired.STOPPED, actor)
+        return self.deployment(found.id)
+
+    def redeploy(self, id: str, *, actor: str) -> Deployment:
+        """Ask for a new deployment with the plan of an old one, forced if that one was."""
+        old = self.deployment(id)
+        was_forced = bool(old.predicted) and old.predicted["verdict"] == Verdict.TOO_LARGE
+        return self.launch(Plan.from_dict(old.plan), actor=actor, force=was_forced)
+
+    def delete(self, id: str) -> None:
+        """Forget a deployment that has ended, with its logs, key and history. PanelError if not."""
+        found = self.deployment(id)
+        if not found.state.is_final:
+            raise PanelError(
+                f"Deployment {found.id} is {found.state}; only one that has ended can be deleted.",
+                fix=f"Stop it first: autoglm stop {found.id}",
+            )
+        with self.database.begin() as session:
+            deployments.delete(session, found.id)
+        files = [a.log_path for a in found.attempts] + [found.api_key_file]
+        for path in filter(None, files):
+            Path(path).unlink(missing_ok=True)
+
+    # --- what was seen ------------------------------------------------------------------------
+
+    def deployments(
+        self,
+        text: str | None = None,
+        states: Sequence[State] | None = None,
+        limit: int = 200,
+    ) -> Sequence[Deployment]:
+        """Newest first, each with its last attempt and that one's stages."""
+        with self.database.read() as session:
+            return deployments.find(session, text=text, states=states, limit=limit)
+
+    def deployment(self, id: str) -> Deployment:
+        """By id, by the beginning of an id, or by name. Raises NotFound."""
+        with self.database.read() as session:
+            try:
+                return deployments.get(session, id)
+            except NoSuchRow as error:
+                raise NotFound(error.message, fix="See `autoglm ls`.") from error
+
+    def events(self, id: str, limit: int = 200) -> Sequence[Event]:
+        found = self.deployment(id)
+        with self.database.read() as session:
+            return events.of(session, found.id, limit=limit)
+
+    def logs(
+        self,
+        id: str,
+        limit: int = 300,
+        level: str | None = None,
+        after_id: int | None = None,
+    ) -> Sequence[LogLine]:
+        """The newest lines (or those after `after_id`), oldest first."""
+        with self.database.read() as session:
+            return log_lines.tail(session, id, limit=limit, level=level, after_id=after_id)
+
+    def search_logs(
+        self, text: str, id: str | None = None, level: str | None = None, limit: int = 300
+    ) -> Sequence[LogLine]:
+        with self.database.read() as session:
+            return log_lines.search(session, text, deployment_id=id, level=level, limit=limit)
+
+    def log_count(self, id: str, level: str | None = None) -> int:
+        with self.database.read() as session:
+            return log_lines.count(session, id, level=level)
+
+    def all_logs(self, id: str) -> Iterator[LogLine]:
+        """Every line, for a download; read in chunks while it is iterated."""
+        with self.database.read() as session:
+            yield from log_lines.every(session, id)
+
+    def supervisor_alive(self) -> bool:
+        """Whether somebody acts on what is asked for."""
+        seen = self.supervisor()
+        silent = timedelta(seconds=SUPERVISOR_SILENT_S)
+        return seen is not None and utc_now() - seen.beat_at < silent
+
+    def supervisor(self) -> Supervisor | None:
+        with self.database.read() as session:
+            return supervisors.last(session)
+
+    # --- talking to an engine -----------------------------------------------------------------
+
+    def api_key(self, deployment: Deployment) -> str:
+        """The key that this deployment's engine asks for. Raises NotFound where it is gone."""
+        path = deployment.api_key_file
+        try:
+            return Path(path or "").read_text().strip()
+        except OSError as error:
+            raise NotFound(
+                f"The API key of {deployment.id} cannot be read: {error}.",
+                fix="Redeploy it; a new key is made then.",
+            ) from error
+
+    def client(self, deployment: Deployment) -> EngineClient:
+        """A client with the deployment's key. Raises ServerUnreachable where nothing listens."""
+        if deployment.endpoint is None:
+            raise ServerUnreachable(
+                f"{deployment.id} is {deployment.state} and has no address.",
+                fix=f"See `autoglm show {deployment.id}`.",
+            )
+        return EngineClient(deployment.endpoint, self.api_key(deployment))
+
+    def chats(self, limit: int = 50) -> Sequence[Chat]:
+        with self.database.read() as session:
+            return chats.recent(session, limit)
+
+    def chat(self, id: str) -> Chat:
+        with self.database.read() as session:
+            try:
+                return chats.get(session, id)
+            except NoSuchRow as error:
+                raise NotFound(error.message) from error
+
+    def new_chat(self, deployment_id: str | None, *, system_prompt: str = "") -> Chat:
+        with self.database.begin() as session:
+            return chats.create(session, deployment_id=deployment_id, system_prompt=system_prompt)
+
+    def say(
+        self, chat_id: str, role: str, content: str, figures: Mapping[str, Any] | None = None
+    ) -> int:
+        """Store one turn and give its id; `amend` it when more of it is known."""
+        with self.database.begin() as session:
+            return chats.add_message(
+                session, chat_id, role, content, dict(figures) if figures else None
+            )
+
+    def amend(
+        self, message_id: int, content: str, figures: Mapping[str, Any] | None = None
+    ) -> None:
+        with self.database.begin() as session:
+            chats.set_message(session, message_id, content, dict(figures) if figures else None)
+
+    # --- parts --------------------------------------------------------------------------------
+
+    def _source(self, text: str) -> ModelSource:
+        return parse_source(text)
+
+    def _new_key_file(self) -> Path:
+        path = self.settings.keys_path / f"{secrets.token_hex(8)}.key"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(f"sk-{secrets.token_urlsafe(32)}\n")
+        return path
+
+
+def make_private_folder(path: Path) -> None:
+    """A folder that only its owner can enter; it holds keys and what people said to models."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def as_precision(value: Precision | str) -> Precision:
+    """Raises PanelError with the values that there are."""
+    try:
+        return Precision(value)
+    except ValueError:
+        allowed = ", ".join(Precision)
+        raise PanelError(f"{value!r} is no precision.", fix=f"Choose one of: {allowed}.") from None
+
+
+def preferred(fits: Mapping[Precision, Fit], has_gpu: bool) -> Precision:
+    """The first precision of the list that fits, else the first that fits tightly, else the last."""
+    order = BEST_FIRST["cuda" if has_gpu else "cpu"]
+    for verdict in (Verdict.FITS, Verdict.TIGHT):
+        for precision in order:
+            if precision in fits and fits[precision].verdict is verdict:
+                return precision
+    return order[-1]
+
+
+def does_not_fit(sizing: Sizing) -> DoesNotFit:
+    """The error with both numbers and what would fit instead."""
+    fit = sizing.fit
+    smaller = [p for p, f in sizing.fits.items() if f.verdict is not Verdict.TOO_LARGE]
+    fix = f"Choose {smaller[0]}." if smaller else "Choose a smaller model or a shorter context."
+    return DoesNotFit(
+        f"{sizing.shape.name} in {sizing.chosen} needs {fit.total_bytes / 2**30:.1f} GiB; "
+        f"{fit.device_name} gives it {fit.budget_bytes / 2**30:.1f} GiB.",
+        fix=f"{fix} To try all the same: --force.",
+    )

@@ -1,0 +1,1 @@
+"""What runs on a target: a Plan turned into a command line."""
