@@ -1,0 +1,72 @@
+"""One request on its way: its tokens, how many of them are computed, the blocks that it holds.
+
+    token_ids   |------- prompt -------|--- generated ---|
+    computed    |==================·······················   num_computed
+    pending                         |--------------------|   must still go through the model
+
+A request whose pending tokens are all computed in a step gets one new token from that step.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from engine.core.messages import SamplingParams
+from engine.core.prefix import PrefixChain
+
+
+class Request:
+    """Mutable; the scheduler alone changes it."""
+
+    __slots__ = (
+        "block_ids",
+        "chain",
+        "max_length",
+        "num_cached",
+        "num_computed",
+        "num_prompt",
+        "request_id",
+        "sampling",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        max_seq_length: int,
+        block_size: int,
+    ) -> None:
+        self.request_id = request_id
+        self.sampling = sampling
+        self.token_ids = array("i", prompt_ids)
+        self.num_prompt = len(prompt_ids)
+        self.max_length = min(self.num_prompt + sampling.max_new_tokens, max_seq_length)
+        self.num_computed = 0
+        self.num_cached = 0
+        self.block_ids = array("i")
+        self.chain = PrefixChain(block_size)
+
+    @property
+    def num_pending(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the request is over after its newest token, or None while it goes on."""
+        if self.num_generated and self.token_ids[-1] in self.sampling.stop_token_ids:
+            return "stop"
+        return "length" if len(self.token_ids) >= self.max_length else None
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.request_id}: {self.num_prompt} + {self.num_generated} tokens, "
+            f"{self.num_computed} computed, {len(self.block_ids)} blocks)"
+        )
