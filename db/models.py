@@ -11,8 +11,29 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, TypeDecorator
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    DateTime,
+    Double,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    TypeDecorator,
+    and_,
+    func,
+    select,
+)
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    aliased,
+    foreign,
+    mapped_column,
+    relationship,
+    remote,
+)
 
 
 class Desired(StrEnum):
@@ -87,6 +108,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _word(states: type[StrEnum]) -> Enum:
+    """A column of the enum's values ("ready"), as text: a new state needs no migration."""
+    return Enum(
+        states, values_callable=lambda e: [m.value for m in e], native_enum=False, length=16
+    )
+
+
 class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
@@ -96,7 +124,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {dict[str, Any]: JSON, datetime: UtcDateTime}  # noqa: RUF012  # SQLAlchemy's own form
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own form
+        dict[str, Any]: JSON(none_as_null=True),
+        float: Double,
+        datetime: UtcDateTime,
+        **{e: _word(e) for e in (Desired, State, StageName, StageStatus, Outcome)},
+    }
 
 
 class Machine(Base):
@@ -135,6 +168,9 @@ class Deployment(Base):
     attempts: Mapped[list[Attempt]] = relationship(
         back_populates="deployment", order_by="Attempt.number", cascade="all, delete-orphan"
     )
+    last_attempt: Mapped[Attempt | None] = relationship(
+        primaryjoin=lambda: _is_last_attempt(), viewonly=True
+    )
 
 
 class Attempt(Base):
@@ -165,6 +201,18 @@ class Attempt(Base):
     stages: Mapped[list[Stage]] = relationship(
         back_populates="attempt", order_by="Stage.position", cascade="all, delete-orphan"
     )
+
+
+def _is_last_attempt() -> ColumnElement[bool]:
+    """Joins a deployment with the attempt of the highest number."""
+    other = aliased(Attempt.__table__)
+    highest = (
+        select(func.max(other.c.number))
+        .where(other.c.deployment_id == Attempt.deployment_id)
+        .correlate(Attempt)
+        .scalar_subquery()
+    )
+    return and_(Deployment.id == foreign(remote(Attempt.deployment_id)), Attempt.number == highest)
 
 
 class Stage(Base):
@@ -201,7 +249,9 @@ class Event(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"))
-    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
+    attempt_id: Mapped[int | None] = mapped_column(
+        ForeignKey("attempts.id", ondelete="CASCADE"), index=True
+    )
     at: Mapped[datetime] = mapped_column(default=utc_now)
     actor: Mapped[str]  # "supervisor", or the person's login name
     kind: Mapped[str]  # "asked", "state", "stage", "adopted", "restart", "gave_up", …
@@ -217,7 +267,9 @@ class LogLine(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"))
-    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempts.id", ondelete="CASCADE"))
+    attempt_id: Mapped[int | None] = mapped_column(
+        ForeignKey("attempts.id", ondelete="CASCADE"), index=True
+    )
     at: Mapped[datetime]
     level: Mapped[str]  # "debug", "info", "warning", "error"
     source: Mapped[str]  # "prepare", "engine"
