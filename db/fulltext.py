@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import ColumnElement, Integer, column, select, table
-from sqlalchemy import text as sql_text
+from sqlalchemy import ColumnElement, Integer, Select, String, column, select, table
 
 from db.models import LogLine
 
 INDEX_TABLE = "log_lines_fts"
 _TRIGRAM = 3
-_INDEX = table(INDEX_TABLE, column("rowid", Integer))
+_INDEX = table(INDEX_TABLE, column("rowid", Integer), column(INDEX_TABLE, String))
 
 
 def is_index_table(name: str | None) -> bool:
@@ -34,13 +33,16 @@ def match_expression(words: list[str]) -> str:
     return " AND ".join('"' + word.replace('"', '""') + '"' for word in words)
 
 
-def contains(text: str, dialect_name: str) -> list[ColumnElement[bool]]:
-    """Conditions on LogLine, all of which hold for lines that contain every word of `text`."""
-    words = words_of(text)
+def lines_with(words: list[str], dialect_name: str) -> tuple[Select[LogLine], ColumnElement[int]]:
+    """A query for lines that contain all `words`, and the column to page and sort it by.
+
+    Sorted by the index's own row id, SQLite reads matches newest first and stops at the limit;
+    sorted by LogLine.id it would collect all of them before the first is shown.
+    """
     indexed = [w for w in words if len(w) >= _TRIGRAM] if dialect_name == "sqlite" else []
-    scanned = [w for w in words if w not in indexed]
-    conditions = [LogLine.text.icontains(word, autoescape=True) for word in scanned]
-    if indexed:
-        matches = sql_text(f"{INDEX_TABLE} MATCH :fts").bindparams(fts=match_expression(indexed))
-        conditions.append(LogLine.id.in_(select(_INDEX.c.rowid).where(matches)))
-    return conditions
+    scanned = [LogLine.text.icontains(w, autoescape=True) for w in words if w not in indexed]
+    query = select(LogLine).where(*scanned)
+    if not indexed:
+        return query, LogLine.id.expression
+    matches = _INDEX.c[INDEX_TABLE].match(match_expression(indexed))
+    return query.join(_INDEX, _INDEX.c.rowid == LogLine.id).where(matches), _INDEX.c.rowid

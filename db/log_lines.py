@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from db import fulltext
@@ -89,17 +89,17 @@ def search(
     before_id: only older ones than that line, which is how the next page is asked for. A text
     without words finds nothing.
     """
-    conditions = fulltext.contains(text, s.get_bind().dialect.name)
-    if not conditions:
+    words = fulltext.words_of(text)
+    if not words:
         return []
-    query = select(LogLine).where(*conditions)
+    query, line_id = fulltext.lines_with(words, s.get_bind().dialect.name)
     if deployment_id is not None:
         query = query.where(LogLine.deployment_id == deployment_id)
     if level is not None:
         query = query.where(LogLine.level == level)
     if before_id is not None:
-        query = query.where(LogLine.id < before_id)
-    return s.scalars(query.order_by(LogLine.id.desc()).limit(limit)).all()
+        query = query.where(line_id < before_id)
+    return s.scalars(query.order_by(line_id.desc()).limit(limit)).all()
 
 
 def count(s: Session, deployment_id: str, level: str | None = None) -> int:
@@ -120,6 +120,16 @@ def every(s: Session, deployment_id: str) -> Iterator[LogLine]:
         yield from chunk
         last_id = chunk[-1].id
         s.expunge_all()
+
+
+def discard(s: Session, deployment_id: str) -> bool:
+    """Remove up to TRIMMED_AT_ONCE lines; True while there may be more.
+
+    Called in one short transaction after another before a deployment is deleted: to remove 200,000
+    lines at once would keep all others from writing for seconds.
+    """
+    removed = _drop_oldest(s, LogLine.deployment_id == deployment_id, TRIMMED_AT_ONCE)
+    return removed == TRIMMED_AT_ONCE
 
 
 def _columns(line: NewLine) -> dict[str, object]:
@@ -149,13 +159,14 @@ def _trim(s: Session, deployment_id: str, keep: int, at_most: int) -> None:
     )
     if newest_to_drop is None:
         return
-    oldest = (
-        select(LogLine.id)
-        .where(mine, LogLine.id <= newest_to_drop)
-        .order_by(LogLine.id)
-        .limit(at_most)
-    )
-    s.execute(
+    _drop_oldest(s, and_(mine, LogLine.id <= newest_to_drop), at_most)
+
+
+def _drop_oldest(s: Session, which: ColumnElement[bool], at_most: int) -> int:
+    oldest = select(LogLine.id).where(which).order_by(LogLine.id).limit(at_most)
+    result = s.execute(
         delete(LogLine).where(LogLine.id.in_(oldest)),
         execution_options={"synchronize_session": False},
     )
+    assert isinstance(result, CursorResult)
+    return result.rowcount
