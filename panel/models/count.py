@@ -29,7 +29,11 @@ def ask_transformers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "panel.models.count"]
     try:
         done = subprocess.run(
-            command, input=json.dumps(dict(config)), capture_output=True, text=True, timeout=TIMEOUT_S
+            command,
+            input=json.dumps(dict(config)),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         raise ModelFolderError(
@@ -71,7 +75,7 @@ def _count(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _linears(model: Any) -> list[list[int]]:
-    """The decoder's Linear weights, equal shapes together; the head and a vision tower are left out."""
+    """The decoder's Linear weights, equal shapes together; not the head, not a vision tower."""
     import torch
 
     decoder, head = model.get_decoder(), model.get_output_embeddings()
@@ -84,7 +88,7 @@ def _linears(model: Any) -> list[list[int]]:
 
 
 def _text_values(text: Any) -> dict[str, Any]:
-    """The config as plain values, under the names most families use (gpt2's n_embd → hidden_size)."""
+    """The config as plain values, under the usual names (gpt2's n_embd → hidden_size)."""
     values = {k: v for k, v in text.to_dict().items() if _is_plain(v)}
     for name in (*text.attribute_map, "num_key_value_heads", "head_dim", "tie_word_embeddings"):
         value = getattr(text, name, None)

@@ -40,9 +40,7 @@ class Family:
 
 
 _LLAMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", mlp_bias="mlp_bias")
-_QWEN3 = Family(
-    qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", head_dim=128
-)
+_QWEN3 = Family(qkv_bias="attention_bias", o_bias="attention_bias", qk_norm="head", head_dim=128)
 _GEMMA = Family(qkv_bias="attention_bias", o_bias="attention_bias", is_tied=True, head_dim=256)
 _GLM = Family(qkv_bias="attention_bias", head_dim=128)
 
@@ -103,14 +101,14 @@ FAMILIES: dict[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """num_params: every stored parameter, a tied embedding once; linears: what int8/int4 replace."""
+    """num_params: all parameters, a tied embedding once; linears: what int8 and int4 replace."""
 
     num_params: int
     linears: tuple[LinearShape, ...]
 
 
 def count(config: Config) -> Counted | None:
-    """Count a text model's parameters; None where the formula does not hold or a number is missing."""
+    """Count a text model's parameters; None where no formula holds or a number is missing."""
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None or "vision_config" in config or any(config.get(k) for k in family.unless):
         return None
@@ -191,7 +189,11 @@ def _attention(family: Family, config: Config) -> _Part:
 
 def _latent_attention(family: Family, config: Config) -> _Part:
     """DeepSeek's multi-head latent attention. Source: DeepSeek-V2 (2024), section 2.1."""
-    hidden, heads, rank = config["hidden_size"], config["num_attention_heads"], config["kv_lora_rank"]
+    hidden, heads, rank = (
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["kv_lora_rank"],
+    )
     nope, rope, value = (config[k] for k in ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"))
     query_rank, query = config["q_lora_rank"], heads * (nope + rope)
     bias = _flag(config, family.qkv_bias)

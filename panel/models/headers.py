@@ -123,7 +123,7 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
     if pickles:
         raise ModelFolderError(
-            f"{folder} has its weights in {sorted(pickles)[0]} only, a pickle file, which can run code.",
+            f"{folder} has its weights only in {sorted(pickles)[0]}, a pickle, which can run code.",
             fix="Get the safetensors version of this model, or convert it where you trust it.",
         )
     raise ModelFolderError(

@@ -65,7 +65,7 @@ DEMO = ModelSource(SourceKind.DEMO, DEMO_NAME)
 
 
 def parse(text: str) -> ModelSource:
-    """Read what a person typed. Raises SourceError with the grammar where it cannot be understood."""
+    """Read what a person typed. Raises SourceError with the grammar if it is neither."""
     text = text.strip()
     if text == "demo":
         return DEMO
