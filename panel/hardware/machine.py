@@ -27,6 +27,7 @@ class ProblemCode(StrEnum):
     DRIVER_MISMATCH = "driver_mismatch"  # library and kernel module differ: a reboot is due
     NO_GPU = "no_gpu"  # a driver without a GPU
     NO_PERMISSION = "no_permission"
+    NO_MIG_SLICE = "no_mig_slice"  # a GPU cut into slices, none of them ours
     GPU_LOST = "gpu_lost"  # fell off the bus
     GPU_FAILED = "gpu_failed"  # any other error of the driver
     CONTAINER_RUNTIME = "container_runtime"  # Docker is there but does not answer us
