@@ -1,0 +1,59 @@
+"""Why an attempt ended: the cause, its evidence in the log, and the fix as a button."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from db.models import Attempt, Deployment
+from panel.runtimes.plan import Plan
+from panel.ui.actor import actor
+from panel.ui.i18n import N_, _
+from panel.ui.opened import opened_panel
+from panel.ui.problems import shown
+
+CAUSES = {
+    "ModelTooLarge": N_("The model does not fit the device"),
+    "UnsupportedModel": N_("The engine does not run this kind of model"),
+    "ModelError": N_("The model's files cannot be used"),
+    "ConfigError": N_("An option has a wrong value"),
+    "model_source": N_("This model cannot be found"),
+    "model_folder": N_("This folder is not a usable model"),
+    "port_in_use": N_("The port is in use"),
+    "does_not_fit": N_("Does not fit"),
+    "killed": N_("The engine was killed"),
+    "exited": N_("The engine ended by itself"),
+}
+CURED_BY_PORT = frozenset({"port_in_use"})
+
+
+def draw_failure(attempt: Attempt) -> None:
+    """What happened, what to do, and the log lines that show it."""
+    cause = attempt.cause or {}
+    title = CAUSES.get(cause.get("code", ""), N_("The start failed"))
+    message = cause.get("message") or _("No reason was recorded.")
+    st.error(message, title=_(title), icon=":material/error:")
+    if cause.get("fix"):
+        st.markdown(f":material/build: {cause['fix']}")
+    if cause.get("evidence"):
+        with st.expander(_("Evidence in the log"), expanded=True, icon=":material/search:"):
+            st.code("\n".join(cause["evidence"]), language=None, wrap_lines=True)
+
+
+def draw_try_again(deployment: Deployment, *, key: str) -> str | None:
+    """Buttons that ask for a new deployment; gives its id when one was asked for."""
+    cause = deployment.last_attempt.cause if deployment.last_attempt else None
+    needs_port = (cause or {}).get("code") in CURED_BY_PORT
+    with st.container(horizontal=True, gap="small"):
+        again = st.button(
+            _("Try again"), key=f"again_{key}", icon=":material/replay:", type="primary"
+        )
+        on_free_port = needs_port and st.button(
+            _("Use a free port"), key=f"free_port_{key}", icon=":material/auto_fix_high:"
+        )
+    with shown():
+        if on_free_port:
+            plan = Plan.from_dict(deployment.plan).with_port(None)
+            return opened_panel().launch(plan, actor=actor()).id
+        if again:
+            return opened_panel().redeploy(deployment.id, actor=actor()).id
+    return None

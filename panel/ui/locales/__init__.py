@@ -1,0 +1,1 @@
+"""The catalogues, and `python -m panel.ui.locales`, which collects the texts and compiles them."""

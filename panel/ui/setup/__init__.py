@@ -1,0 +1,1 @@
+"""The wizard: hardware, model and size, launch, ready."""

@@ -1,0 +1,5 @@
+"""The page Playground; what it draws is in panel/ui/chat."""
+
+from panel.ui.chat.page import draw
+
+draw()
