@@ -231,7 +231,7 @@ class _StopWatch:
 
 
 def _events(response: httpx.Response) -> Iterator[Mapping[str, Any]]:
-    """The JSON of each server-sent event up to [DONE]. Raises ServerError where that never comes."""
+    """The JSON of each event up to [DONE]. Raises ServerError where that never comes."""
     for line in response.iter_lines():
         if not line.startswith("data:"):
             continue

@@ -43,6 +43,7 @@ from panel.runtimes import engine
 from panel.runtimes.plan import Plan
 from panel.settings import Settings
 from panel.sizing.fit import Fit, Precision, Verdict, sizes
+from panel.sizing.recommend import choose
 from panel.sizing.workload import Workload
 
 MACHINE_FACTS_LAST_S = 60.0
@@ -51,19 +52,13 @@ MACHINE_FACTS_LAST_S = 60.0
 SUPERVISOR_SILENT_S = 10.0
 """Without a beat for this long, nobody is acting."""
 
-BEST_FIRST = {
-    "cuda": (Precision.BFLOAT16, Precision.INT8, Precision.INT4),
-    "cpu": (Precision.FLOAT32, Precision.INT8, Precision.BFLOAT16, Precision.INT4),
-}
-"""Precisions in the order in which they are preferred where they fit."""
-
 
 @dataclass(frozen=True)
 class Sizing:
     """What a model needs on a machine, for each precision, and which precision would be taken."""
 
     shape: ModelShape
-    fits: Mapping[Precision, Fit]
+    fits: dict[Precision, Fit]
     chosen: Precision
 
     @property
@@ -135,7 +130,8 @@ class Panel:
         shape = self.shape(source_text)
         machine = machine or self.machine()
         fits = sizes(shape, machine, workload or Workload())
-        wanted = as_precision(precision) if precision else preferred(fits, bool(machine.gpus))
+        best = choose(fits, bool(machine.gpus)) or Precision.INT4  # nothing fits: show the smallest
+        wanted = as_precision(precision) if precision else best
         return Sizing(shape, fits, wanted)
 
     # --- asking for a deployment --------------------------------------------------------------
@@ -365,16 +361,6 @@ def as_precision(value: Precision | str) -> Precision:
     except ValueError:
         allowed = ", ".join(Precision)
         raise PanelError(f"{value!r} is no precision.", fix=f"Choose one of: {allowed}.") from None
-
-
-def preferred(fits: Mapping[Precision, Fit], has_gpu: bool) -> Precision:
-    """The first precision of the list that fits, else the first that fits tightly, else the last."""
-    order = BEST_FIRST["cuda" if has_gpu else "cpu"]
-    for verdict in (Verdict.FITS, Verdict.TIGHT):
-        for precision in order:
-            if precision in fits and fits[precision].verdict is verdict:
-                return precision
-    return order[-1]
 
 
 def does_not_fit(sizing: Sizing) -> DoesNotFit:

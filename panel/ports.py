@@ -38,7 +38,7 @@ def require_free(host: str, port: int) -> None:
 
 
 def next_free(host: str, taken: Collection[int] = ()) -> int:
-    """The first free port from 8080 on that is not in `taken`. Raises PortInUse if there is none."""
+    """The first free port from 8080 on that is not in `taken`. Raises PortInUse without one."""
     for port in range(FIRST_PORT, LAST_PORT + 1):
         if port not in taken and is_free(host, port):
             return port
@@ -53,7 +53,7 @@ def owner_of(port: int) -> str | None:
     try:
         connections = psutil.net_connections(kind="tcp")
         for connection in connections:
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,):
                 if connection.pid is None:
                     return None
                 return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"

@@ -1,0 +1,1 @@
+"""The commands of `autoglm`, one module for each thing people do."""

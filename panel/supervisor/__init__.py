@@ -1,0 +1,1 @@
+"""The one process that acts: it looks at the world, decides by pure rules, and makes it so."""
