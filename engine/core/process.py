@@ -1,0 +1,100 @@
+"""`python -m engine.core.process --socket PATH <engine options>`: the process that computes.
+
+Connects to the API process, loads the model while telling how far it is, says Ready, and serves
+until the socket closes. Dies with its parent, whatever happens to it. Torch is imported only after
+the connection stands, so the API process hears of it at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from engine import logs
+from engine.config import EngineConfig
+from engine.core.loop import Connection, Loop
+from engine.core.messages import Fatal, Loading
+from engine.errors import ConfigError, EngineError, ModelError
+
+logger = logging.getLogger("engine.core")
+
+_PR_SET_PDEATHSIG = 1
+_REPORT_EVERY_S = 0.1
+
+
+class Progress:
+    """Tells the API process how far loading is, at most ten times a second."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told_at = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, progress: float, detail: str) -> None:
+        now = time.monotonic()
+        if stage == self._stage and progress < 1 and now - self._told_at < _REPORT_EVERY_S:
+            return
+        if stage != self._stage or progress >= 1:
+            logger.info("%s: %s", stage, detail)
+        self._stage, self._told_at = stage, now
+        self._connection.send(Loading(stage, progress, detail))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a core. Exit codes: 0 the API process closed the socket, 2 a fault that starting again
+    will not cure, 1 anything else."""
+    words = list(argv)
+    if words[:1] != ["--socket"] or len(words) < 2:
+        sys.stderr.write("usage: python -m engine.core.process --socket PATH <engine options>\n")
+        return 2
+    _die_with_parent()
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(words[1])
+    connection = Connection(sock)
+    try:
+        config = EngineConfig.parse(words[2:])
+        logs.setup(config.log_level)
+        _serve(config, connection)
+    except EngineError as error:
+        connection.send(Fatal(type(error).__name__, error.message, error.fix))
+        return 2 if isinstance(error, ConfigError | ModelError) else 1
+    except Exception as error:
+        logger.exception("The engine core failed")
+        connection.send(Fatal(type(error).__name__, str(error), ""))
+        return 1
+    finally:
+        sock.close()
+    return 0
+
+
+def _serve(config: EngineConfig, connection: Connection) -> None:
+    report = Progress(connection)
+    report("load", 0.0, "Importing torch")
+    from engine.worker.assembly import assemble
+
+    engine = assemble(config, report)
+    connection.send(engine.ready)
+    Loop(connection, engine.scheduler, engine.runner).run()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent ends, and end if it already has.
+
+    Source: prctl(2), PR_SET_PDEATHSIG. Does nothing where there is no such call.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,174 @@
+"""From a folder to a model on its device, layer by layer, with a sign of progress after each.
+
+The model is built on the meta device, which costs no memory, and measured; what does not fit is
+refused before a byte of weights is read. Then each layer's tensors go from the mapped file to the
+device. Renaming and fusing of checkpoint tensors (experts, for example) is transformers' own,
+called one layer at a time, so that with quantization only one layer is ever there in full.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.modeling_utils import LoadStateDictConfig
+from transformers.utils import logging as transformers_logging
+
+from engine import footprint
+from engine.config import EngineConfig
+from engine.errors import ModelError, ModelTooLarge
+from engine.model import adapt
+from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
+from engine.model.folder import Folder, read_folder
+from engine.quant.replace import FORMATS, quantizable_shapes, quantize_loaded
+
+Report = Callable[[float, str], None]
+"""Told the share done (0 … 1) and a few words, e.g. "12 of 30 layers"."""
+
+_LAYER_NUMBER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    model: PreTrainedModel
+    device: torch.device
+    dtype: torch.dtype
+    weight_bytes: int
+
+
+def load_model(config: EngineConfig, report: Report) -> LoadedModel:
+    """The model of `config.model_path`, in evaluation mode, ready to be adapted.
+
+    Raises ModelError for unusable files, UnsupportedModel, ModelTooLarge, ConfigError.
+    """
+    transformers_logging.disable_progress_bar()
+    folder = read_folder(config.model_path)
+    adapt.check_config(folder.config)
+    device = choose_device(config.device_map)
+    dtype = choose_dtype(config, folder.config, device)
+    model = _build_on_meta(folder, dtype)
+    _refuse_too_large(model, config, device, dtype)
+    _load_weights(model, folder, device, dtype, config.quantization, report)
+    model.eval().requires_grad_(False)
+    return LoadedModel(model, device, dtype, stored_bytes(model))
+
+
+def stored_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers; shared ones count once."""
+    tensors = {tensor.data_ptr(): tensor for _, tensor in _tensors(model)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _build_on_meta(folder: Folder, dtype: torch.dtype) -> PreTrainedModel:
+    classes: Mapping[Any, Any] = MODEL_FOR_CAUSAL_LM_MAPPING  # type: ignore[assignment]  # lazy
+    model_class: type[PreTrainedModel] = classes[type(folder.config)]
+    adapt.check_class(model_class, folder.config.model_type)
+    folder.config.dtype = dtype
+    with ExitStack() as stack:
+        for context in model_class.get_init_context(dtype, False, False, False):
+            stack.enter_context(context)
+        return model_class(folder.config)
+
+
+def _refuse_too_large(
+    model: PreTrainedModel, config: EngineConfig, device: torch.device, dtype: torch.dtype
+) -> None:
+    name = dtype_name(dtype)
+    weight_format = footprint.WeightFormat(
+        name if config.quantization == "none" else config.quantization
+    )
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    num_params = sum(p.numel() for n, p in model.named_parameters() if n not in tied)
+    shapes = quantizable_shapes(model)
+    need = footprint.weight_bytes(num_params, weight_format, linears=shapes, dtype=name)
+    free = free_bytes(device, config.memory_fraction)
+    if need > free:
+        where = "GPU " + str(device.index) if device.type == "cuda" else "the CPU's memory"
+        raise ModelTooLarge(
+            f"{config.model_name} needs {need / footprint.GIB:.2f} GiB for its weights in "
+            f"{weight_format}; {free / footprint.GIB:.2f} GiB may be filled on {where}.",
+            fix="Choose int8 or int4, a smaller model, or a device with more memory.",
+        )
+
+
+def _load_weights(
+    model: PreTrainedModel,
+    folder: Folder,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: str,
+    report: Report,
+) -> None:
+    conversions: Any = get_model_conversion_mapping(model)
+    load_config = LoadStateDictConfig(
+        pretrained_model_name_or_path=str(folder.path),
+        device_map={"": device},
+        dtype=dtype,
+        dtype_plan=model._get_dtype_plan(dtype),
+        weight_mapping=conversions,
+    )
+    parts = _parts(folder)
+    missing = set(model.state_dict())
+    info: Any = None
+    with ExitStack() as stack:
+        files = _open_files(folder, stack)
+        for done, names in enumerate(parts, start=1):
+            tensors = {name: files[folder.tensors[name]].get_slice(name) for name in names}
+            info, _ = convert_and_load_state_dict_in_model(model, tensors, load_config)
+            _refuse_misfits(info, folder)
+            missing &= info.missing_keys
+            if quantization in FORMATS:
+                quantize_loaded(model, FORMATS[quantization])
+            report(done / len(parts), f"{done} of {len(parts)} layers")
+    info.missing_keys = missing
+    model._finalize_model_loading(model, load_config, info)
+    _refuse_incomplete(info.missing_keys, model, folder)
+    on_meta = [name for name, tensor in _tensors(model) if tensor.is_meta]
+    assert not on_meta, f"transformers left these without values: {on_meta}"
+
+
+def _tensors(model: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    return (*model.named_parameters(), *model.named_buffers())
+
+
+def _parts(folder: Folder) -> list[list[str]]:
+    """Names of tensors by layer; what is in no layer (embedding, head) comes first."""
+    parts: dict[int, list[str]] = {}
+    for name in folder.tensors:
+        number = _LAYER_NUMBER.search(name)
+        parts.setdefault(int(number[1]) if number else -1, []).append(name)
+    return [parts[number] for number in sorted(parts)]
+
+
+def _open_files(folder: Folder, stack: ExitStack) -> dict[Path, Any]:
+    paths = sorted(set(folder.tensors.values()))
+    return {path: stack.enter_context(safe_open(path, framework="pt")) for path in paths}
+
+
+def _refuse_misfits(info: Any, folder: Folder) -> None:
+    for name, *shapes in sorted(info.mismatched_keys):
+        raise ModelError(
+            f"{folder.path}: {name} has another shape than config.json says {shapes}.",
+            fix="config.json and weights belong to different models: download both again.",
+        )
+    for name, error in info.conversion_errors.items():
+        raise ModelError(f"{folder.path}: {name} cannot be used: {error}")
+
+
+def _refuse_incomplete(missing: set[str], model: PreTrainedModel, folder: Folder) -> None:
+    """transformers would fill what is missing with random numbers."""
+    names = sorted(missing - set(getattr(model, "all_tied_weights_keys", None) or ()))
+    if names:
+        raise ModelError(
+            f"{folder.path} lacks {len(names)} tensors of the model, {names[0]} among them.",
+            fix="Download the model again.",
+        )

@@ -1,0 +1,187 @@
+"""Puts an engine together: model, KV cache, scheduler and runner, warmed up and measured."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from engine import footprint
+from engine.attention import reference
+from engine.config import EngineConfig
+from engine.core.blocks import BlockManager
+from engine.core.messages import Ready, SamplingParams
+from engine.core.request import Request
+from engine.core.scheduler import Limits, Scheduler
+from engine.model.adapt import LayerShape, adapt, usable_length
+from engine.model.device import dtype_name, free_bytes
+from engine.model.load import LoadedModel, load_model
+from engine.model.merge import merge_siblings
+from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
+from engine.worker.runner import Runner
+from engine.worker.sampler import Sampler
+
+logger = logging.getLogger("engine.load")
+
+Report = Callable[[str, float, str], None]
+"""Told the stage ("load" or "warm_up"), the share done and a few words."""
+
+_CPU_WARM_UP_TOKENS = 16
+"""A GPU is warmed up with a whole step's tokens, which also proves that they fit; on a CPU that
+would take minutes for a 7B model and proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    scheduler: Scheduler
+    runner: Runner
+    ready: Ready
+
+
+def assemble(config: EngineConfig, report: Report) -> Engine:
+    """Load, allocate and warm up. Raises ModelError, ConfigError."""
+    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    started = time.monotonic()
+    loaded = load_model(config, lambda share, detail: report("load", share, detail))
+    layers = adapt(loaded.model)
+    num_groups = merge_siblings(loaded.model)
+    logger.info("Merged %d groups of sibling projections", num_groups)
+    length = _max_seq_length(config, loaded.model.config)
+    cache = _allocate(config, loaded, layers, length)
+    limits = _limits(config, min(length, cache.num_tokens))
+    runner = Runner(loaded.model, cache, Sampler(config.seed), loaded.device)
+    load_s = time.monotonic() - started
+    report("warm_up", 0.0, "First tokens")
+    warm_up_s = _warm_up(runner, cache, limits, loaded.device)
+    report("warm_up", 1.0, f"Warm after {warm_up_s:.1f} s")
+    ready = Ready(
+        model_type=loaded.model.config.model_type,
+        device=_device_name(loaded.device),
+        dtype=_dtype_words(loaded.dtype, config.quantization),
+        attention=reference.NAME,
+        weight_bytes=loaded.weight_bytes,
+        kv_bytes=cache.num_bytes,
+        kv_tokens=cache.num_tokens,
+        block_size=config.block_size,
+        max_seq_length=limits.max_seq_length,
+        load_s=load_s,
+        warm_up_s=warm_up_s,
+        peak_bytes=_peak_bytes(loaded.device),
+    )
+    logger.info("Ready: %s", ready)
+    return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), runner, ready)
+
+
+def _limits(config: EngineConfig, max_seq_length: int) -> Limits:
+    if max_seq_length < config.max_seq_length:
+        logger.warning(
+            "Requests may have %d tokens, not %d: more does not fit the model or the KV cache",
+            max_seq_length,
+            config.max_seq_length,
+        )
+    return Limits(
+        max_seq_length=max_seq_length,
+        max_num_seqs=min(config.max_num_seqs, config.max_batch_tokens),
+        max_batch_tokens=config.max_batch_tokens,
+        block_size=config.block_size,
+        enable_prefix_cache=config.enable_prefix_cache,
+    )
+
+
+def _max_seq_length(config: EngineConfig, model: PreTrainedConfig) -> int:
+    return min(config.max_seq_length, usable_length(model) or config.max_seq_length)
+
+
+def _allocate(
+    config: EngineConfig, loaded: LoadedModel, layers: Sequence[LayerShape], max_seq_length: int
+) -> KVCache:
+    dtype = dtype_name(loaded.dtype)
+    activations = _activation_bytes(config, loaded.model.config, layers, dtype, max_seq_length)
+    num_blocks = choose_num_blocks(
+        config,
+        max_seq_length=max_seq_length,
+        token_bytes=bytes_per_token(layers, dtype),
+        free_bytes=free_bytes(loaded.device, config.memory_fraction) - activations,
+        is_cuda=loaded.device.type == "cuda",
+    )
+    cache = KVCache(
+        layers,
+        num_blocks=num_blocks,
+        block_size=config.block_size,
+        dtype=loaded.dtype,
+        device=loaded.device,
+    )
+    logger.info("KV cache: %d tokens, %.2f GiB", cache.num_tokens, cache.num_bytes / footprint.GIB)
+    return cache
+
+
+def _activation_bytes(
+    config: EngineConfig,
+    model: PreTrainedConfig,
+    layers: Sequence[LayerShape],
+    dtype: str,
+    max_seq_length: int,
+) -> int:
+    text = model.get_text_config()
+    widest = max(layers, key=lambda layer: layer.num_heads * layer.k_dim)
+    head_dim = max(widest.k_dim, widest.v_dim)
+    scratch = footprint.reference_attention_bytes(
+        max_batch_tokens=config.max_batch_tokens,
+        max_seq_length=max_seq_length,
+        num_heads=widest.num_heads,
+        num_kv_heads=widest.num_kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+    )
+    return footprint.activation_bytes(
+        max_batch_tokens=config.max_batch_tokens,
+        hidden_size=text.hidden_size,
+        intermediate_size=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        vocab_size=text.vocab_size,
+        dtype=dtype,
+        num_sampled=min(config.max_num_seqs, config.max_batch_tokens),
+        attention_width=(widest.num_heads + 2 * widest.num_kv_heads) * head_dim,
+        attention_scratch_bytes=scratch,
+    )
+
+
+def _warm_up(runner: Runner, cache: KVCache, limits: Limits, device: torch.device) -> float:
+    """Answer a request of zeros with two tokens on a scheduler of its own; returns seconds."""
+    started = time.monotonic()
+    wanted = limits.max_batch_tokens if device.type == "cuda" else _CPU_WARM_UP_TOKENS
+    num_tokens = max(1, min(wanted, limits.max_seq_length - 2))
+    scheduler = Scheduler(limits, BlockManager(cache.num_blocks))
+    request = Request(
+        "warm-up",
+        [0] * num_tokens,
+        SamplingParams(max_new_tokens=2, temperature=1.0, top_p=0.9, seed=0),
+        max_seq_length=limits.max_seq_length,
+        block_size=limits.block_size,
+    )
+    scheduler.add(request)
+    while scheduler.has_work:
+        batch = scheduler.schedule()
+        scheduler.commit(batch, runner.run(batch))
+    return time.monotonic() - started
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+
+
+def _dtype_words(dtype: torch.dtype, quantization: str) -> str:
+    name = dtype_name(dtype)
+    return name if quantization == "none" else f"{quantization} weights, {name}"
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """The most memory so far: what torch took of the GPU, or this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,50 @@
+"""Runs one scheduled batch through the model: inputs, forward pass, sampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from engine.attention import op
+from engine.core.scheduler import Batch, Sampled
+from engine.worker.inputs import Inputs, build_inputs
+from engine.worker.kvcache import KVCache, PagedStep
+from engine.worker.sampler import Sampler
+
+
+class Runner:
+    """Owns the model, its KV cache and the device; knows nothing of queues or sockets."""
+
+    def __init__(
+        self, model: PreTrainedModel, cache: KVCache, sampler: Sampler, device: torch.device
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._sampler = sampler
+        self._device = device
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> list[Sampled]:
+        """Compute the batch's chunks; one Sampled for each chunk that reaches its request's end.
+
+        The KV of all chunks is in the cache afterwards.
+        """
+        inputs = build_inputs(batch, self._cache.block_size, self._device)
+        logits = self._forward(inputs)
+        requests = [chunk.request for chunk in batch if chunk.is_sampled]
+        return self._sampler.sample(logits, requests) if requests else []
+
+    def _forward(self, inputs: Inputs) -> Tensor:
+        """Logits [sampled, vocab]."""
+        with op.during(PagedStep(self._cache, inputs.metadata)):
+            output = self._model(
+                input_ids=inputs.token_ids,
+                position_ids=inputs.position_ids,
+                use_cache=False,
+                logits_to_keep=inputs.sample_rows,
+            )
+        logits: Tensor = output.logits[0]
+        num_tokens = inputs.token_ids.shape[1]
+        is_whole = logits.shape[0] == num_tokens != inputs.sample_rows.shape[0]
+        return logits[inputs.sample_rows] if is_whole else logits
