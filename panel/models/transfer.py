@@ -24,7 +24,6 @@ from panel.errors import SourceError
 from panel.models.progress import Pace
 
 PARALLEL_FILES = 4
-_CHUNK_BYTES = 1 << 20
 _NETWORK_WAITS_S = (1.0, 2.0, 4.0)
 _BUSY_WAITS_S = (2.0, 2.0)
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
@@ -120,8 +119,8 @@ class _Job:
             if offset and not _continues_at(answer, offset):
                 self.pace.add(-offset)
                 part.unlink()
-            with part.open("ab") as out:
-                for chunk in answer.iter_raw(_CHUNK_BYTES):
+            with part.open("ab", buffering=0) as out:  # a kill loses nothing
+                for chunk in answer.iter_raw():
                     out.write(chunk)
                     self.pace.add(len(chunk))
                     if self.stopped.is_set():

@@ -19,8 +19,8 @@ from panel.sizing.workload import Workload
 
 _ERROR_SHARES = {"weights": 0.015, "kv": 0.0, "activations": 0.25, "runtime": 0.35}
 """How far each part may be off. Weights: public reports of engines are 0.0 – 1.5 % above the
-tensors' bytes (allocator rounding, buffers; one of 2.5 %). KV is allocated to the byte. Activations and
-runtime depend on kernels and driver and await calibration by past starts."""
+tensors' bytes (allocator rounding, buffers; one of 2.5 %). KV is allocated to the byte. Activations
+and runtime depend on kernels and driver and await calibration by past starts."""
 
 
 class Precision(StrEnum):
