@@ -69,7 +69,7 @@ def stored_bytes(model: torch.nn.Module) -> int:
 
 
 def _build_on_meta(folder: Folder, dtype: torch.dtype) -> PreTrainedModel:
-    classes: Mapping[Any, Any] = MODEL_FOR_CAUSAL_LM_MAPPING  # type: ignore[assignment]  # lazy
+    classes: Mapping[Any, Any] = MODEL_FOR_CAUSAL_LM_MAPPING  # pyright: ignore[reportAssignmentType]  # a lazy mapping
     model_class: type[PreTrainedModel] = classes[type(folder.config)]
     adapt.check_class(model_class, folder.config.model_type)
     folder.config.dtype = dtype
