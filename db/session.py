@@ -32,7 +32,8 @@ class Database:
             self.url = make_url(url)
         except ArgumentError as error:
             raise DatabaseUnavailable(
-                f"{url!r} is no database URL.", "Write one such as sqlite:////path/to/autoglm.db."
+                "The database URL cannot be understood.",  # not shown: it may hold a password
+                "Write one such as sqlite:////path/to/autoglm.db.",
             ) from error
         self.path: Path | None = None
         if self.url.get_backend_name() == "sqlite":
