@@ -9,7 +9,7 @@ from typing import Any
 from panel.sizing.fit import Fit
 
 GIB = 1024**3
-MEMORY_BAR_HEIGHT = 150
+MEMORY_BAR_HEIGHT = 126
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,15 @@ def memory_bar(fit: Fit, words: MemoryWords, *, is_dark: bool) -> dict[str, Any]
     series[-1]["markLine"] = _line(fit.capacity_bytes / GIB, words.limit, colors)
     return {
         "animation": False,
-        "grid": {"left": 0, "right": 26, "top": 26, "bottom": 62},
+        "grid": {"left": 0, "right": 26, "top": 26, "bottom": 44},
         "legend": {
             "bottom": 0,
             "left": 0,
             "itemWidth": 11,
             "itemHeight": 11,
-            "itemGap": 14,
+            "itemGap": 10,
             "icon": "roundRect",
-            "textStyle": {"color": colors.text, "fontSize": 12},
+            "textStyle": {"color": colors.text, "fontSize": 11.5},
             "selectedMode": False,
         },
         "tooltip": {"trigger": "item", "valueFormatter": "%.2f GiB"},
@@ -120,7 +120,7 @@ def _part(name: str, num_bytes: int, color: str, text: str, *, longest: int) -> 
         "name": name,
         "type": "bar",
         "stack": "memory",
-        "barWidth": 46,
+        "barWidth": 42,
         "data": [value],
         "itemStyle": {"color": color},
         "label": {

@@ -26,17 +26,22 @@ CAUSES = {
 CURED_BY_PORT = frozenset({"port_in_use"})
 
 
-def draw_failure(attempt: Attempt) -> None:
-    """What happened, what to do, and the log lines that show it."""
+def draw_cause(attempt: Attempt) -> None:
+    """What happened and what to do."""
     cause = attempt.cause or {}
     title = CAUSES.get(cause.get("code", ""), N_("The start failed"))
     message = cause.get("message") or _("No reason was recorded.")
     st.error(message, title=_(title), icon=":material/error:")
     if cause.get("fix"):
         st.markdown(f":material/build: {cause['fix']}")
-    if cause.get("evidence"):
+
+
+def draw_evidence(attempt: Attempt) -> None:
+    """The log lines that show the cause."""
+    evidence = (attempt.cause or {}).get("evidence")
+    if evidence:
         with st.expander(_("Evidence in the log"), expanded=True, icon=":material/search:"):
-            st.code("\n".join(cause["evidence"]), language=None, wrap_lines=True)
+            st.code("\n".join(evidence), language=None, wrap_lines=True)
 
 
 def draw_try_again(deployment: Deployment, *, key: str) -> str | None:

@@ -25,10 +25,12 @@ def draw_stages(
     attempt: Attempt, typical: Mapping[StageName, float], lines: Sequence[LogLine]
 ) -> None:
     """Draw every stage once, in order. `lines` stand under the running or failed one."""
+    has_failed = False
     for stage in attempt.stages:
-        if stage.status is StageStatus.PENDING:
-            draw_pending(stage, typical)
+        if stage.status is StageStatus.PENDING or has_failed:
+            draw_pending(stage, {} if has_failed else typical)
             continue
+        has_failed = stage.status is StageStatus.FAILED
         is_open = stage.status in (StageStatus.RUNNING, StageStatus.FAILED)
         # Not `with st.status(...)`: leaving the block would mark a running step complete.
         box = st.status(

@@ -53,6 +53,14 @@ STAGES: dict[StageName, str] = {
 }
 
 
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def short_precision(precision: str) -> str:
+    """`bf16` for bfloat16, as badges have little room."""
+    return SHORT.get(precision, precision)
+
+
 def gib(num_bytes: float, digits: int = 1) -> str:
     """`14.2 GiB`; amounts below a tenth are given in MiB."""
     if 0 < abs(num_bytes) < 0.1 * GIB:

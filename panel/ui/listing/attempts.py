@@ -6,7 +6,7 @@ import streamlit as st
 
 from db.models import Attempt, Deployment, Outcome
 from panel.ui.charts import timeline
-from panel.ui.failure import draw_failure
+from panel.ui.failure import draw_cause, draw_evidence
 from panel.ui.history import typical_durations
 from panel.ui.i18n import N_, _
 from panel.ui.opened import opened_panel
@@ -34,7 +34,8 @@ def draw(deployment: Deployment) -> None:
         with st.expander(title_of(attempt)):
             draw_timeline(attempt)
             if attempt.cause:
-                draw_failure(attempt)
+                draw_cause(attempt)
+                draw_evidence(attempt)
 
 
 def draw_newest(id: str) -> None:

@@ -10,7 +10,7 @@ from db.models import Deployment, State
 from panel.ui import address
 from panel.ui.actor import actor
 from panel.ui.endpoint import draw_endpoint
-from panel.ui.failure import draw_failure
+from panel.ui.failure import draw_cause, draw_evidence
 from panel.ui.i18n import _
 from panel.ui.listing import attempts, events, logs, settings
 from panel.ui.listing.memory import draw_predicted_and_measured
@@ -40,7 +40,8 @@ def draw(id: str) -> None:
     draw_head(deployment)
     watch(deployment)
     if deployment.state is State.FAILED and deployment.last_attempt:
-        draw_failure(deployment.last_attempt)
+        draw_cause(deployment.last_attempt)
+        draw_evidence(deployment.last_attempt)
     if deployment.state is State.READY:
         with st.expander(_("Address and key"), icon=":material/link:"):
             draw_endpoint(deployment)

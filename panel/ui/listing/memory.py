@@ -47,5 +47,5 @@ def measured_memory(deployment: Deployment) -> dict[str, int]:
 def difference(predicted: int, measured: int | None) -> str:
     if not measured or not predicted:
         return "–"
-    share = measured / predicted - 1
+    share = round(measured / predicted - 1, 2) + 0.0  # no -0 %
     return ("+" if share > 0 else "") + percent(share)

@@ -14,7 +14,7 @@ def main() -> int:
     catalogue = read_po("zh")
     catalogue.update(collect(), no_fuzzy_matching=True)
     write_po("zh", catalogue)
-    po_path("zh").with_suffix(".mo").write_bytes(compiled(catalogue))
+    po_path("zh").with_suffix(".mo").write_bytes(compiled(read_po("zh")))
     absent = missing(catalogue)
     for message in absent:
         sys.stdout.write(f"untranslated: {message.id}\n")

@@ -11,7 +11,21 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po as parse_po
 from babel.messages.pofile import write_po as format_po
 
+from panel.sizing.wording import _SENTENCES as SENTENCES
+
 FOLDER = Path(__file__).parent
+HEADER = """\
+msgid ""
+msgstr ""
+"Project-Id-Version: open-autoglm-panel\\n"
+"POT-Creation-Date: 2026-11-22 00:00+0000\\n"
+"Language: zh_Hans_CN\\n"
+"Plural-Forms: nplurals=1; plural=0;\\n"
+"MIME-Version: 1.0\\n"
+"Content-Type: text/plain; charset=utf-8\\n"
+"Content-Transfer-Encoding: 8bit\\n"
+
+"""
 PAGES = FOLDER.parent
 ROOT = FOLDER.parents[2]
 KEYWORDS: dict[str, tuple[int, ...] | None] = {"_": None, "N_": None, "ngettext": (1, 2)}
@@ -20,7 +34,7 @@ OPTION_HELP: dict[str, tuple[int, ...] | None] = {"option": (2,)}
 
 
 def collect() -> Catalog:
-    """Every text of the pages and the help of every engine option."""
+    """Every text of the pages, the help of every engine option, and the notes of the sizing."""
     found = Catalog(project="open-autoglm-panel", fuzzy=False)
     for name, line, message, comments, context in extract_from_dir(
         PAGES, [("**.py", "python")], {"**.py": {}}, KEYWORDS
@@ -31,6 +45,8 @@ def collect() -> Catalog:
     for _line, message, comments, context in options:
         found.add(message, locations=[("engine/config.py", 1)], auto_comments=comments,
                   context=context)  # fmt: skip
+    for sentence in SENTENCES.values():
+        found.add(sentence, locations=[("panel/sizing/wording.py", 1)])
     return found
 
 
@@ -44,9 +60,18 @@ def read_po(language: str) -> Catalog:
 
 
 def write_po(language: str, catalogue: Catalog) -> None:
-    with po_path(language).open("wb") as file:
-        format_po(file, catalogue, width=100, no_location=True, sort_output=True,
-                  omit_header=False, ignore_obsolete=True)  # fmt: skip
+    """Write it sorted and without a date, so that only what changed differs."""
+    body = io.BytesIO()
+    format_po(
+        body,
+        catalogue,
+        width=100,
+        no_location=True,
+        sort_output=True,
+        omit_header=True,
+        ignore_obsolete=True,
+    )
+    po_path(language).write_bytes(HEADER.encode() + body.getvalue())
 
 
 def compiled(catalogue: Catalog) -> bytes:

@@ -8,7 +8,7 @@ from db.models import Deployment, State
 from panel.runtimes.plan import Plan
 from panel.sizing.fit import Fit
 from panel.ui.actor import actor
-from panel.ui.failure import draw_failure, draw_try_again
+from panel.ui.failure import draw_cause, draw_evidence, draw_try_again
 from panel.ui.history import typical_durations
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
@@ -31,24 +31,28 @@ def draw(choice: Choice) -> None:
     is_settled = deployment.state in SETTLED
     left, right = st.columns([1.6, 1], gap="large")
     with left:
-        every = None if is_settled else LOOK_EVERY_S
-        st.fragment(draw_start, run_every=every)(deployment.id, is_settled)
         if is_settled:
-            draw_after(choice, deployment)
+            draw_ended(choice, deployment)
+        else:
+            st.fragment(draw_start, run_every=LOOK_EVERY_S)(deployment.id)
     with right:
         draw_side(deployment, is_settled)
 
 
-def draw_start(id: str, was_settled: bool) -> None:
+def draw_start(id: str) -> None:
     """The stages as they are now. When the start has ended, the whole page is drawn anew."""
     with shown():
         deployment = opened_panel().deployment(id)
-        if deployment.state in SETTLED and not was_settled:
+        if deployment.state in SETTLED:
             st.rerun()
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.subheader(_("Starting {name}", name=deployment.name), width="content")
-            badge(STATES[deployment.state])
+        draw_title(deployment)
         draw_progress(deployment)
+
+
+def draw_title(deployment: Deployment) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.subheader(deployment.name, width="content")
+        badge(STATES[deployment.state])
 
 
 def draw_progress(deployment: Deployment) -> None:
@@ -60,7 +64,7 @@ def draw_progress(deployment: Deployment) -> None:
     typical = typical_durations(panel, deployment.plan["source"])
     now = progress_of(attempt.stages, typical)
     words = [percent(now.share), _("{time} elapsed", time=duration(now.elapsed_s))]
-    if now.left_s is not None and deployment.state not in SETTLED:
+    if now.left_s is not None:
         words.append(_("about {time} left", time=duration(now.left_s)))
     if attempt.number > 1:
         words.append(_("attempt {n}", n=attempt.number))
@@ -68,12 +72,21 @@ def draw_progress(deployment: Deployment) -> None:
     draw_stages(attempt, typical, panel.logs(deployment.id, limit=LINES_SHOWN))
 
 
-def draw_after(choice: Choice, deployment: Deployment) -> None:
-    """What to do when the start did not lead to a ready engine."""
-    if deployment.state is State.FAILED and deployment.last_attempt:
-        draw_failure(deployment.last_attempt)
+def draw_ended(choice: Choice, deployment: Deployment) -> None:
+    """Why the start did not lead to a ready engine, what to do about it, and how far it came."""
+    draw_title(deployment)
+    attempt = deployment.last_attempt
+    if deployment.state is State.FAILED and attempt:
+        draw_cause(attempt)
     else:
-        st.info(_("It was stopped before it was ready."), icon=":material/stop_circle:")
+        st.info(_("It was stopped."), icon=":material/stop_circle:")
+    draw_ways_on(choice, deployment)
+    if attempt:
+        draw_evidence(attempt)
+        draw_stages(attempt, {}, [])
+
+
+def draw_ways_on(choice: Choice, deployment: Deployment) -> None:
     new_id = draw_try_again(deployment, key="setup")
     with st.container(horizontal=True, gap="small"):
         st.button(

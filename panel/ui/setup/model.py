@@ -30,9 +30,9 @@ def draw(choice: Choice) -> None:
             draw_buttons(choice, None)
         if sizing:
             memory.draw(choice, sizing)
-            options.draw(choice)
             draw_command(choice, sizing)
             draw_buttons(choice, sizing)
+            options.draw(choice)
 
 
 def size(choice: Choice) -> tuple[Sizing | None, PanelError | None]:
@@ -51,7 +51,6 @@ def draw_command(choice: Choice, sizing: Sizing) -> None:
     panel = opened_panel()
     with problems.shown():
         line = panel.command_line(choice.plan(panel, sizing.chosen))
-        st.caption(_("The same from a terminal"))
         st.code(line, language="bash", wrap_lines=True)
 
 

@@ -12,7 +12,7 @@ from panel.sizing.recommend import recommend
 from panel.ui.i18n import N_, _, language
 from panel.ui.opened import opened_panel
 from panel.ui.setup.choice import Choice
-from panel.ui.wording import VERDICTS, badge, billions, gib, tokens
+from panel.ui.wording import VERDICTS, badge, billions, gib, short_precision, tokens
 
 TIERS = {Tier.SMALL: N_("7B class"), Tier.LARGE: N_("13B class")}
 
@@ -60,9 +60,9 @@ def draw_best(choice: Choice) -> None:
         horizontal_alignment="distribute",
     ):
         title = _("Best for this machine")
-        name, size = best.entry.name, gib(best.fit.total_bytes)
+        name, precision = best.entry.name, short_precision(best.precision)
         st.markdown(
-            f":blue[:material/auto_awesome:] {title}: **{name}** · {best.precision} · {size}",
+            f":blue[:material/auto_awesome:] {title}: **{name}** · {precision}",
             width="content",
         )
         st.button(
@@ -143,6 +143,6 @@ def draw_fits(fits: dict[Precision, Fit], source: str, choice: Choice) -> None:
             left = _("{verdict}: {size} to spare", verdict=_(word.text), size=spare)
             badge(
                 word,
-                f"{precision} · {gib(fit.total_bytes)}",
+                f"{short_precision(precision)} · {gib(fit.total_bytes)}",
                 help=over if fit.headroom_bytes < 0 else left,
             )
