@@ -226,14 +226,12 @@ class Actor:
         if id is None:
             command = Command.from_dict(attempt.argv)
             try:
-                started = process.start(
-                    command, marker=marker_of(attempt), log_path=Path(attempt.log_path)
-                )
+                log_path = Path(attempt.log_path)
+                id = process.start(command, marker=marker_of(attempt), log_path=log_path)
             except OSError as error:
                 cause = Cause(code="cannot_start", message=f"{command.argv[0]}: {error}")
                 watch.exit = Exit(code=None, cause=cause, is_permanent=True)
                 return
-            watch.handle, id = started.handle, started.id
         with self._database.begin() as session:
             attempts.update(session, attempt.id, pid=id.pid, pid_started_at=id.started_at)
 
@@ -288,11 +286,12 @@ class Actor:
             self._note(attempt, "killed", f"{count} processes did not end when asked; killed.")
 
     def _collect(self, attempt: Attempt, watch: Watch) -> None:
-        left = process.kill(process_of(attempt), marker_of(attempt))
+        id = process_of(attempt)
+        left = process.kill(id, marker_of(attempt))
         if left:
             self._note(attempt, "reaped", f"Ended {left} processes that the engine left behind.")
         self._observer.store_log(attempt, watch, is_final=True)
-        code = process.exit_code(watch.handle) if watch.handle else None
+        code = process.exit_code(id) if id else None
         watch.exit = explain_exit(code, self._observer.last_error_lines(attempt, EVIDENCE_LINES))
 
     def _end_stopped(self, deployment: Deployment, attempt: Attempt | None, watch: Watch) -> None:

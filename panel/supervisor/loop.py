@@ -31,8 +31,8 @@ from panel.supervisor.watch import Watch, process_of
 STEPS_PER_LOOK = 8
 """So many steps may follow each other at once before the next deployment has its turn."""
 
-CHECK_READY_EVERY_S = 2.0
-"""A ready engine is asked this often, a starting one at every look."""
+CHECK_READY_EVERY_S = 1.5
+"""A ready engine is asked this often; one that starts or does not answer, at every look."""
 
 PROBES_AT_ONCE = 8
 
@@ -152,7 +152,7 @@ class Supervisor:
         if process_of(attempt) is None or watch.attempt_id != attempt.id:
             return False
         asked_at = watch.checks.checked_at
-        if asked_at is None or deployment.state is State.STARTING:
+        if asked_at is None or watch.checks.failed or deployment.state is State.STARTING:
             return True
         return self._clock() - asked_at >= timedelta(seconds=CHECK_READY_EVERY_S)
 

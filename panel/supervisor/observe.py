@@ -30,8 +30,6 @@ class Observer:
         job = watch.job.look() if watch.job else None
         self.store_job_lines(attempt, watch)
         self.store_log(attempt, watch, is_final=False)
-        if watch.handle is not None:
-            process.exit_code(watch.handle)
         id = process_of(attempt)
         return Observation(
             job=job,

@@ -9,8 +9,8 @@ from panel.client import EngineClient, Health
 from panel.errors import ServerError
 from panel.supervisor.causes import Cause, Exit
 
-HEALTH_TIMEOUT_S = 2.0
-"""Three of these and the waits between them stay below the ten seconds promised."""
+HEALTH_TIMEOUT_S = 1.5
+"""Three of these, with the waits before and between them, stay below the ten seconds promised."""
 
 FIRST_PROMPT = "Hello"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass, field
 
 from db.models import Attempt, utc_now
@@ -16,14 +15,10 @@ from panel.targets.process import ProcessId
 
 @dataclass
 class Watch:
-    """handle: the engine's process where we are its parent; an adopted one has none.
-
-    exit: how the engine ended, or why it could not be started.
-    """
+    """exit: how the engine ended, or why it could not be started."""
 
     attempt_id: int | None = None
     job: Job | None = None
-    handle: subprocess.Popen[bytes] | None = None
     checks: Checks = field(default_factory=Checks)
     ending: Ending | None = None
     exit: Exit | None = None
@@ -34,7 +29,7 @@ def process_of(attempt: Attempt) -> ProcessId | None:
     """The engine's process as it was written down; None before it was started."""
     if attempt.pid is None or attempt.pid_started_at is None:
         return None
-    return ProcessId(attempt.pid, attempt.pid_started_at)
+    return ProcessId(attempt.pid, attempt.pid_started_at, marker_of(attempt))
 
 
 def marker_of(attempt: Attempt) -> str:

@@ -1,8 +1,8 @@
 """An engine as a detached process of this machine: started, recognised, ended with all its kin.
 
 A process is named by pid *and* start time, because the kernel gives pids out again. Every process
-of an attempt also inherits the variable AUTOGLM_ATTEMPT, by which those are found whose parent has
-died, and one that was started just before the supervisor was killed and could not write it down.
+of an attempt also inherits the variable AUTOGLM_ATTEMPT: by it those are found whose parent has
+died, and the one that was started just before the supervisor was killed and could not note it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,29 +32,30 @@ INHERITED = frozenset(
 )
 """Variables passed on to an engine. Tokens and passwords of the environment are not."""
 
+KILLED_WITHIN_S = 2.0
+"""SIGKILL takes effect at once, but for a process inside the kernel."""
+
 SAME_START_S = 2.0
 """Start times closer than this are equal: setting the clock moves them a little."""
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """One process, for ever. started_at: psutil's create_time, seconds since 1970."""
+    """One process, for ever. started_at: psutil's create_time, seconds since 1970; marker: the
+    name of its attempt, which it inherited. All three must agree."""
 
     pid: int
     started_at: float
+    marker: str
 
 
-@dataclass(frozen=True)
-class Started:
-    """A process that we are the parent of, so that its exit code will be known."""
-
-    id: ProcessId
-    handle: subprocess.Popen[bytes]
+_children: dict[ProcessId, subprocess.Popen[bytes]] = {}
+"""Those that we are the parent of: only a parent learns the exit code and buries the zombie."""
 
 
 def start(
     command: Command, *, marker: str, log_path: Path, environment: Mapping[str, str] | None = None
-) -> Started:
+) -> ProcessId:
     """Start a program that outlives us, with stdout and stderr appended to `log_path`.
 
     marker: the attempt's name, inherited by all that the program starts.
@@ -74,7 +76,9 @@ def start(
         )
     finally:
         os.close(log)
-    return Started(ProcessId(handle.pid, _start_time(handle.pid)), handle)
+    id = ProcessId(handle.pid, _start_time(handle.pid), marker)
+    _children[id] = handle
+    return id
 
 
 def child_env(command: Command, marker: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -85,13 +89,14 @@ def child_env(command: Command, marker: str, environment: Mapping[str, str]) -> 
 
 def is_alive(id: ProcessId) -> bool:
     """Whether this very process runs. A zombie does not, nor does a stranger with its pid."""
+    exit_code(id)  # buries it if it was ours
     return _find(id) is not None
 
 
 def adopt(marker: str) -> ProcessId | None:
     """The eldest living process that carries the marker, if there is one."""
     found = sorted(_marked(marker), key=lambda process: process.create_time())
-    return ProcessId(found[0].pid, found[0].create_time()) if found else None
+    return ProcessId(found[0].pid, found[0].create_time(), marker) if found else None
 
 
 def terminate(id: ProcessId) -> None:
@@ -114,16 +119,25 @@ def kill(id: ProcessId | None, marker: str) -> int:
         for process in members:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        gone, alive = psutil.wait_procs(members, timeout=2)
-        ended |= {process.pid for process in gone}
-        if alive:  # in the kernel's hands (a driver call); the next look tries again
-            break
+        if not _all_end_within(KILLED_WITHIN_S, members):
+            break  # in the kernel's hands (a driver call); the next look tries again
+        ended |= {process.pid for process in members}
     return len(ended)
 
 
-def exit_code(handle: subprocess.Popen[bytes]) -> int | None:
-    """The exit code, negative for a signal; None while it runs. Also takes the zombie away."""
-    return handle.poll()
+def _all_end_within(limit_s: float, processes: list[psutil.Process]) -> bool:
+    """Wait without burying anybody, or the exit code of our own child would be lost."""
+    deadline = time.monotonic() + limit_s
+    while any(map(_runs, processes)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def exit_code(id: ProcessId) -> int | None:
+    """The exit code of an ended child of ours, negative for a signal; None where nobody told us."""
+    return _children[id].poll() if id in _children else None
 
 
 def _members(id: ProcessId | None, marker: str) -> list[psutil.Process]:
@@ -146,11 +160,19 @@ def _marked(marker: str) -> list[psutil.Process]:
     return found
 
 
+def _is_marked(process: psutil.Process, marker: str) -> bool:
+    """Whether it carries the marker; one whose variables we may not read gets the benefit."""
+    try:
+        return process.environ().get(MARKER) == marker
+    except psutil.AccessDenied:
+        return True
+
+
 def _find(id: ProcessId) -> psutil.Process | None:
     try:
         process = psutil.Process(id.pid)
         is_same = abs(process.create_time() - id.started_at) < SAME_START_S
-        return process if is_same and _runs(process) else None
+        return process if is_same and _runs(process) and _is_marked(process, id.marker) else None
     except psutil.NoSuchProcess:
         return None
 
