@@ -1,0 +1,196 @@
+"""The routes: OpenAI's API, /health and /metrics, as one ASGI application.
+
+    request ─► Gate (request id, key, time, log, errors) ─► Starlette's router ─► a handler
+
+Handlers raise; `Gate` is the one place where an exception becomes an HTTP answer. The router
+stands alone: Starlette's own middlewares would answer errors in another shape first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+
+from engine.api.answers import AnswerFormat, ChatFormat, CompletionFormat
+from engine.api.chat import Vocabulary
+from engine.api.errors import ApiError
+from engine.api.gate import Gate, read_body
+from engine.api.generation import Generation, Piece, Receive, Work
+from engine.api.health import Health
+from engine.api.protocol import (
+    MAX_CHOICES,
+    ChatRequest,
+    CompletionRequest,
+    GenerationRequest,
+    TokenizeRequest,
+    parse,
+)
+from engine.api.sampling import room_for, sampling_params
+from engine.api.state import EngineState
+from engine.api.stream import Send, send_stream
+from engine.api.tokenizing import chat_ids, prompt_ids, text_ids
+from engine.metrics import CONTENT_TYPE
+
+
+def build_app(state: EngineState, health: Health | None = None) -> Gate:
+    """The application for one engine."""
+    routes = Routes(state, health or Health(state))
+    router = Router(
+        [
+            Route("/health", routes.health, methods=["GET"]),
+            Route("/metrics", routes.metrics, methods=["GET"]),
+            Route("/v1/models", routes.models, methods=["GET"]),
+            Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/tokenize", routes.tokenize, methods=["POST"]),
+        ],
+        redirect_slashes=False,
+    )
+    return Gate(router, state)
+
+
+class Routes:
+    """One method a route."""
+
+    def __init__(self, state: EngineState, health: Health) -> None:
+        self._state = state
+        self._health = health
+
+    async def health(self, request: Request) -> Response:
+        status, body = await self._health.report()
+        return JSONResponse(body, status)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._state.metrics.render(), media_type=CONTENT_TYPE)
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model_card()]})
+
+    async def model(self, request: Request) -> Response:
+        self._check_model(request.path_params["name"])
+        return JSONResponse(self._model_card())
+
+    async def tokenize(self, request: Request) -> Response:
+        body = parse(TokenizeRequest, await read_body(request))
+        self._check_model(body.model)
+        vocabulary = self._state.require_vocabulary()
+        if (body.prompt is None) == (body.messages is None):
+            raise ApiError(400, "Send either prompt or messages.", param="prompt")
+        if body.messages is not None:
+            ids = await chat_ids(vocabulary, body.messages, {})
+        else:
+            ids = await text_ids(vocabulary, body.prompt or "")
+        limit = self._state.max_seq_length
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": limit})
+
+    async def chat(self, request: Request) -> Any:
+        body = parse(ChatRequest, await read_body(request))
+        self._check_model(body.model)
+        vocabulary = self._state.require_vocabulary()
+        ids = await chat_ids(vocabulary, body.messages, body.chat_template_kwargs)
+        return self._answer(body, ChatFormat, [ids], vocabulary, request)
+
+    async def completions(self, request: Request) -> Any:
+        body = parse(CompletionRequest, await read_body(request))
+        self._check_model(body.model)
+        vocabulary = self._state.require_vocabulary()
+        if len(body.prompts) * body.n > MAX_CHOICES:
+            raise ApiError(
+                400,
+                f"{len(body.prompts)} prompts times n = {body.n} is more than "
+                f"{MAX_CHOICES} answers.",
+                param="n",
+            )
+        prompts = [await prompt_ids(vocabulary, prompt) for prompt in body.prompts]
+        return self._answer(body, CompletionFormat, prompts, vocabulary, request)
+
+    def _answer(
+        self,
+        body: GenerationRequest,
+        kind: type[AnswerFormat],
+        prompts: list[list[int]],
+        vocabulary: Vocabulary,
+        request: Request,
+    ) -> Answer:
+        """Everything is checked before anything is submitted."""
+        limit = self._state.max_seq_length
+        works: list[Work] = []
+        for ids in prompts:
+            room = room_for(body, num_prompt_tokens=len(ids), max_seq_length=limit)
+            for choice in range(body.n):
+                params = sampling_params(body, vocabulary, max_new_tokens=room, choice=choice)
+                works.append(Work(ids, params))
+        request_id = request.scope["request_id"]
+        generation = Generation(self._state.link, vocabulary, works, body.stops, request_id)
+        model = self._state.config.model_name
+        answer = kind(model, vocabulary, usage_in_stream=body.include_usage)
+        return Answer(self._state, generation, answer, is_streamed=body.stream)
+
+    def _model_card(self) -> dict[str, Any]:
+        return {
+            "id": self._state.config.model_name,
+            "object": "model",
+            "created": int(self._state.created_at),
+            "owned_by": "open-autoglm-panel",
+            "max_model_len": self._state.max_seq_length,
+        }
+
+    def _check_model(self, name: str | None) -> None:
+        served = self._state.config.model_name
+        if name is not None and name != served:
+            raise ApiError(
+                404,
+                f"The model {name!r} is not served here; {served!r} is.",
+                param="model",
+                code="model_not_found",
+            )
+
+
+class Answer:
+    """An ASGI response that runs a generation, streamed or whole."""
+
+    def __init__(
+        self,
+        state: EngineState,
+        generation: Generation,
+        answer: AnswerFormat,
+        *,
+        is_streamed: bool,
+    ) -> None:
+        self._state = state
+        self._generation = generation
+        self._answer = answer
+        self._is_streamed = is_streamed
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        try:
+            if self._is_streamed:
+                await send_stream(self._generation, self._answer, receive, send)
+            else:
+                await self._send_whole(scope, receive, send)
+        finally:
+            self._note_figures(scope)
+
+    async def _send_whole(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        generation = self._generation
+        pieces: list[list[Piece]] = [[] for _ in generation.works]
+        async with generation.while_wanted(receive):
+            while generation.is_open:
+                for piece in await generation.next():
+                    pieces[piece.choice].append(piece)
+            body = self._answer.whole(pieces, generation.usage())
+        await JSONResponse(body)(scope, receive, send)
+
+    def _note_figures(self, scope: dict[str, Any]) -> None:
+        """For the metrics and for the request's log line."""
+        generation, num_tokens = self._generation, self._generation.num_completion_tokens
+        tpot_s = generation.timing.tpot_s(num_tokens) if len(generation.works) == 1 else None
+        ttft_s = generation.timing.ttft_s
+        self._state.metrics.observe_generation(ttft_s, tpot_s)
+        usage = generation.usage()
+        note = f"prompt={usage['prompt_tokens']} completion={num_tokens}"
+        scope["note"] = note if ttft_s is None else f"{note} ttft={ttft_s:.3f}"

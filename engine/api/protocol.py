@@ -1,0 +1,226 @@
+"""The bodies of OpenAI's API that this engine accepts, and refusal by name of everything else.
+
+A field that is null counts as left out. A field that is known to OpenAI but does nothing here is
+refused too, unless its value asks for nothing: a request never loses an option silently.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from engine.api.errors import ApiError
+
+MAX_CHOICES = 128
+"""Most answers of one request: prompts times n."""
+
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Stops = StopString | Annotated[list[StopString], Field(max_length=16)]
+Logprobs = Annotated[int, Field(ge=0, le=20)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class GenerationRequest(Body):
+    """What chat and completions have in common. None: left to the model or to the engine."""
+
+    model: str | None = None
+    n: int = Field(1, ge=1, le=16)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: Stops = []
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
+    ignore_eos: bool = False
+    user: str | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many likely tokens to tell at each position; None: no log probabilities at all."""
+        return None
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def as_template_value(self) -> dict[str, str]:
+        parts = self.content
+        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(GenerationRequest):
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: Logprobs | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1)]
+    )
+    logprobs: Logprobs | None = None
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One entry a prompt: text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]  # the first entry tells the kind of all
+        return self.prompt  # type: ignore[return-value]
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
+
+
+class TokenizeRequest(Body):
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+
+
+_NOTHING: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "guided_json": (),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "prompt_cache_key": (),
+    "prompt_cache_retention": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "safety_identifier": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""OpenAI's fields that this engine does not have, with the values that ask for nothing."""
+
+SomeBody = TypeVar("SomeBody", bound=Body)
+
+
+def parse(kind: type[SomeBody], raw: bytes) -> SomeBody:
+    """Read a request's body. Raises ApiError (400) that names the field at fault."""
+    try:
+        values = from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, f"The body is not valid JSON: {error}", code="invalid_json") from None
+    if not isinstance(values, dict):
+        raise ApiError(400, "The body must be a JSON object.", code="invalid_type")
+    asked = {name: v for name, v in values.items() if v is not None and not _is_idle(name, v)}
+    try:
+        return kind.model_validate(asked)
+    except ValidationError as error:
+        raise _refusal(kind, error.errors(include_url=False)) from None
+
+
+def _is_idle(name: str, value: Any) -> bool:
+    return any(value == idle and type(value) is type(idle) for idle in _NOTHING.get(name, ()))
+
+
+def _refusal(kind: type[Body], errors: list[ErrorDetails]) -> ApiError:
+    """One answer: for an unknown field, which explains the others, else for the first field.
+
+    Where a field may have several types, the deepest error is the one of the type that was meant.
+    """
+    of_first = [e for e in errors if e["loc"][:1] == errors[0]["loc"][:1]]
+    deepest = max(of_first, key=lambda e: len(e["loc"]))
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), deepest)
+    param = _param(first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _refused_field(kind, param, top_level=len(first["loc"]) == 1)
+    if first["type"] == "missing":
+        return ApiError(400, f"{param} is missing.", param=param, code="missing_required_parameter")
+    given = repr(first["input"])
+    given = given if len(given) <= 60 else given[:59] + "…"
+    message = f"{param} is {given}: {first['msg'][0].lower()}{first['msg'][1:]}."
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def _refused_field(kind: type[Body], param: str, *, top_level: bool) -> ApiError:
+    if not top_level or param in _NOTHING:
+        return ApiError(
+            400,
+            f"{param} is not supported by this engine.",
+            param=param,
+            code="unsupported_parameter",
+        )
+    near = get_close_matches(param, kind.model_fields, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return ApiError(400, f"Unknown field {param}.{hint}", param=param, code="unknown_parameter")
+
+
+def _param(loc: tuple[int | str, ...]) -> str:
+    """`('messages', 0, 'content', 'str')` as `messages[0].content`.
+
+    pydantic adds the branch of a union it tried; those are no fields of the request.
+    """
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() and part not in ("str", "int", "TextPart"):
+            text += f".{part}" if text else part
+    return text or "body"

@@ -1,0 +1,60 @@
+"""What every route of one engine works with."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from engine.api.chat import Vocabulary
+from engine.api.core_link import CoreLink, Phase
+from engine.api.errors import engine_unavailable
+from engine.api.keys import Keys
+from engine.config import EngineConfig
+from engine.core.messages import Loading
+from engine.metrics import Metrics
+
+
+@dataclass
+class EngineState:
+    """The link to the core, the tokenizer once it is loaded, keys and metrics."""
+
+    config: EngineConfig
+    link: CoreLink
+    keys: Keys
+    vocabulary: Vocabulary | None = None
+    metrics: Metrics = field(init=False)
+    started_at: float = field(default_factory=time.monotonic)
+    created_at: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(lambda: self.link.stats)
+
+    @property
+    def phase(self) -> Phase:
+        """Ready only when core and tokenizer both are."""
+        if self.link.phase is Phase.READY and self.vocabulary is None:
+            return Phase.STARTING
+        return self.link.phase
+
+    @property
+    def loading(self) -> Loading:
+        if self.link.ready:
+            return Loading("load", 1.0, "Reading the tokenizer")
+        return self.link.loading
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self.started_at
+
+    @property
+    def max_seq_length(self) -> int:
+        """The core's limit, which a small KV cache may have lowered."""
+        ready = self.link.ready
+        return ready.max_seq_length if ready else self.config.max_seq_length
+
+    def require_vocabulary(self) -> Vocabulary:
+        """The tokenizer. Raises ApiError (503) unless the engine is ready."""
+        if self.phase is not Phase.READY or self.vocabulary is None:
+            detail = self.loading.detail if self.phase is Phase.STARTING else self.link.why()
+            raise engine_unavailable(self.phase, detail)
+        return self.vocabulary

@@ -1,0 +1,46 @@
+"""Prompts to token ids: short texts at once, long ones in a thread so that streams go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from engine.api.chat import Vocabulary
+from engine.api.protocol import ChatMessage
+from engine.errors import RequestError
+
+_LONG = 8192
+"""Characters from which a text goes to a thread: tokenizing them takes about 2 ms."""
+
+
+async def text_ids(vocabulary: Vocabulary, text: str) -> list[int]:
+    return await _run(len(text), lambda: vocabulary.encode(text))
+
+
+async def prompt_ids(vocabulary: Vocabulary, prompt: str | list[int]) -> list[int]:
+    """The ids of a text prompt; ids that a client sends itself are only checked.
+
+    Raises RequestError for an id that is no token.
+    """
+    if isinstance(prompt, str):
+        return await text_ids(vocabulary, prompt)
+    if max(prompt) >= vocabulary.size:
+        raise RequestError(
+            f"The prompt has the token id {max(prompt)}; ids are 0 … {vocabulary.size - 1}.",
+            param="prompt",
+        )
+    return prompt
+
+
+async def chat_ids(
+    vocabulary: Vocabulary, messages: Sequence[ChatMessage], template_values: Mapping[str, Any]
+) -> list[int]:
+    """A conversation through the model's template. Raises RequestError."""
+    values = [message.as_template_value() for message in messages]
+    length = sum(len(value["content"]) for value in values)
+    return await _run(length, lambda: vocabulary.encode_chat(values, template_values))
+
+
+async def _run(length: int, encode: Callable[[], list[int]]) -> list[int]:
+    return encode() if length < _LONG else await asyncio.to_thread(encode)
