@@ -107,14 +107,10 @@ def primary_code(error: BaseException) -> int | None:
 def explain(error: BaseException, path: Path) -> DatabaseError | None:
     """What an error of the driver means to a person; None for those that are our own bugs."""
     code = primary_code(error)
-    if code == sqlite3.SQLITE_CANTOPEN and path.exists() and not _is_writable(path):
-        code = sqlite3.SQLITE_READONLY  # its helper files -wal and -shm could not be made
+    if code == sqlite3.SQLITE_CANTOPEN and not _is_writable(path):
+        return _read_only(f"cannot be opened, since nothing may be written in {path.parent}", path)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return DatabaseReadOnly(
-            f"The database {path} can be read but not written ({error}).",
-            f"Give this user write access to the file and to its folder {path.parent}, make the "
-            f"file system writable, {_ELSEWHERE}. Nothing was changed.",
-        )
+        return _read_only("can be read but not written", path)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseLocked(
             f"Another program has kept the database {path} locked for {BUSY_TIMEOUT_S:.0f} s.",
@@ -142,8 +138,19 @@ def explain(error: BaseException, path: Path) -> DatabaseError | None:
     return None
 
 
+def _read_only(what: str, path: Path) -> DatabaseReadOnly:
+    return DatabaseReadOnly(
+        f"The database {path} {what}.",
+        f"Give this user write access to the file and to its folder {path.parent}, make the file "
+        f"system writable, {_ELSEWHERE}. Nothing was changed.",
+    )
+
+
 def _is_writable(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    """Whether the file, if it is there, and its folder may be written: SQLite keeps -wal and -shm
+    files beside it, also for reading."""
+    may_write = os.access(path, os.W_OK) or not path.exists()
+    return may_write and os.access(path.parent, os.W_OK)
 
 
 def _free_bytes(path: Path) -> int:
