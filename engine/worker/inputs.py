@@ -50,7 +50,9 @@ def build_inputs(batch: Batch, block_size: int, device: torch.device) -> Inputs:
         first = span.stop
     starts = np.array([0, *(seq.end for seq in sequences)], np.int32)
     lengths = np.array([seq.length for seq in sequences], np.int32)
-    sampled = np.array([s.end - 1 for s, c in zip(sequences, batch, strict=True) if c.is_sampled])
+    sampled = np.array(
+        [s.end - 1 for s, c in zip(sequences, batch, strict=True) if c.is_sampled], np.int64
+    )
     wide = _to_device([rows.ravel(), sampled], np.int64, device)
     narrow = _to_device([starts, lengths, tables.ravel()], np.int32, device)
     token_ids, position_ids, slots = wide[: 3 * num_tokens].view(3, num_tokens)

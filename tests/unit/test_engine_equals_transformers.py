@@ -1,7 +1,7 @@
 """The promise the engine stands on: its greedy tokens are transformers' own, however it batches.
 
-Each architecture is asked three prompts together, once for each way of cutting and storing them, and
-compared with `generate` on the same weights. Everything runs on one thread of a CPU.
+Each architecture is asked three prompts together, once for each way of cutting and storing them,
+and compared with `generate` on the same weights. Everything runs on one thread of a CPU.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from tests.unit.tiny_models import (
     ARCHITECTURES,
     TinyEngine,

@@ -1,4 +1,4 @@
-"""Tiny random models of many architectures, and an engine around one, for tests without downloads."""
+"""Tiny random models of many architectures, and an engine around one, for tests without files."""
 
 from __future__ import annotations
 
