@@ -18,6 +18,8 @@ _KINDS = {
     pynvml.NVML_TOPOLOGY_HOSTBRIDGE: LinkKind.PCIE_HOST,
     pynvml.NVML_TOPOLOGY_NODE: LinkKind.NUMA,
 }
+# nvmlGpuP2PCapsIndex_t of nvml.h; in the Python binding some of these are tuples by a slip.
+P2P_READ, P2P_NVLINK = 0, 2
 
 
 def read_links(nvml: Any, handles: Mapping[int, Any]) -> tuple[Link, ...]:
@@ -32,8 +34,8 @@ def read_links(nvml: Any, handles: Mapping[int, Any]) -> tuple[Link, ...]:
 
 def _link(nvml: Any, handles: Mapping[int, Any], wires: Counter[str], a: int, b: int) -> Link:
     pair = (handles[a], handles[b])
-    reads = _peer_status(nvml, pair, nvml.NVML_P2P_CAPS_INDEX_READ)
-    if _peer_status(nvml, pair, nvml.NVML_P2P_CAPS_INDEX_NVLINK):
+    reads = _peer_status(nvml, pair, P2P_READ)
+    if _peer_status(nvml, pair, P2P_NVLINK):
         direct = wires[_bus_id(nvml, handles[b])]
         num_nvlinks = direct or wires.total()  # none direct: all go to a switch
         return Link(a, b, LinkKind.NVLINK, num_nvlinks, reads)

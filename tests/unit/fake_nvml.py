@@ -10,6 +10,7 @@ from typing import Any
 import pynvml
 
 GIB = 2**30
+P2P_NVLINK = 2  # of nvml.h
 
 
 @dataclass
@@ -132,7 +133,8 @@ class FakeNvml:
         return SimpleNamespace(busId=gpu.wires[link])
 
     def _nvmlDeviceGetP2PStatus(self, first: FakeGpu, second: FakeGpu, capability: int) -> int:
-        if capability == pynvml.NVML_P2P_CAPS_INDEX_NVLINK and not first.wires:
+        assert isinstance(capability, int), f"the C function takes no {capability!r}"
+        if capability == P2P_NVLINK and not first.wires:
             return pynvml.NVML_P2P_STATUS_NOT_SUPPORTED
         return pynvml.NVML_P2P_STATUS_OK
 
