@@ -42,7 +42,7 @@ def ask_transformers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         ) from None
     answer = _last_json(done.stdout)
     if done.returncode or answer is None:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1].strip()[:160]
         raise ModelFolderError(
             f"transformers cannot build {name} (model type {config.get('model_type')!r}): {reason}",
             fix="Check config.json, or choose a model whose architecture transformers knows.",

@@ -94,7 +94,7 @@ FAMILIES: dict[str, Family] = {
         is_tied=True,
         unless=("use_qk_norm",),
     ),
-    "deepseek_v2": Family(qkv_bias="attention_bias", o_bias="attention_bias"),
+    "deepseek_v2": Family(qkv_bias="attention_bias", o_bias="attention_bias", unless=("mlp_bias",)),
     "deepseek_v3": Family(qkv_bias="attention_bias", o_bias="attention_bias"),
 }
 

@@ -26,6 +26,10 @@ from panel.sizing.workload import MAX_PARALLEL, Workload
 TIGHT_SHARE = 0.05
 """Less headroom than this share of the capacity is called tight."""
 
+SLOW_ON_CPU_PARAMS = 2_000_000_000
+"""A larger model gives fewer than about five tokens a second on an ordinary processor: each token
+reads all weights, 8 GB in float32 at some 40 GB/s."""
+
 
 class Verdict(StrEnum):
     FITS = "fits"
@@ -178,9 +182,10 @@ def _notes(
             found.append(Note(code, values))
 
     limit, on_cpu = shape.max_positions, device.kind is DeviceKind.CPU
-    is_bfloat16 = precision is Precision.BFLOAT16
+    is_bfloat16 = compute_dtype(precision, device.kind) == "bfloat16"
     note(workload.context_tokens > limit, "context_beyond_model", max_positions=limit)
-    note(on_cpu, "cpu_is_slow", num_params=shape.num_params)
+    is_slow = on_cpu and shape.num_params > SLOW_ON_CPU_PARAMS
+    note(is_slow, "cpu_is_slow", num_params=shape.num_params)
     note(on_cpu and is_bfloat16 and not device.has_bfloat16, "cpu_without_bfloat16")
     note(not on_cpu and is_bfloat16 and not device.has_bfloat16, "gpu_without_bfloat16")
     note(

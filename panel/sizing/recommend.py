@@ -72,14 +72,16 @@ def recommend(machine: Machine, workload: Workload) -> tuple[Recommendation, ...
     """Every offered model that fits somehow, best first.
 
     Best: fits before tight; then the machine's own tier and below before larger tiers; then the
-    larger tier; then the catalog's order.
+    larger tier; then the less quantized; then the catalog's order.
     """
     found = [r for entry in catalog() if (r := _choose(entry, machine, workload)) is not None]
     own = _TIER_RANK[tier_of(machine)]
+    order = _GPU_ORDER if machine.gpus else _CPU_ORDER
 
-    def rank(choice: Recommendation) -> tuple[bool, bool, int]:
+    def rank(choice: Recommendation) -> tuple[bool, bool, int, int]:
         tier = _TIER_RANK[choice.entry.tier]
-        return (choice.fit.verdict is not Verdict.FITS, tier < own, tier)
+        is_tight = choice.fit.verdict is not Verdict.FITS
+        return (is_tight, tier < own, tier, order.index(choice.precision))
 
     return tuple(sorted(found, key=rank))
 
