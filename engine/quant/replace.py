@@ -16,7 +16,7 @@ from engine.quant.linear import Int4Linear, Int8Linear, QuantizedLinear
 
 FORMATS: dict[str, type[QuantizedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
 
-_MIN_FEATURES = 32
+_MIN_FEATURES = 16
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 
 
