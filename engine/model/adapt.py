@@ -80,6 +80,9 @@ def check_config(config: PreTrainedConfig) -> None:
     name = config.model_type
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise _unsupported(name, "is not a text-generating model of transformers")
+    trained_as = config.architectures or []
+    if trained_as and not set(trained_as) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise _unsupported(name, f"was trained as {', '.join(trained_as)}, not to continue text")
     if config.is_encoder_decoder:
         raise _unsupported(name, "is an encoder-decoder model")
     quantization = getattr(config, "quantization_config", None)

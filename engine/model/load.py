@@ -128,7 +128,7 @@ def _load_weights(
             missing &= info.missing_keys
             if quantization in FORMATS:
                 quantize_loaded(model, FORMATS[quantization])
-            report(done / len(parts), f"{done} of {len(parts)} layers")
+            report(done / len(parts), f"{done} of {len(parts)} parts")
     info.missing_keys = missing
     model._finalize_model_loading(model, load_config, info)
     _refuse_incomplete(info.missing_keys, model, folder)
