@@ -60,6 +60,13 @@ class CoreProcess:
         logger.info("Started the engine core as process %d", self._process.pid)
         self._watching = asyncio.create_task(self._watch(self._process))
 
+    async def why_ended(self, wait_s: float) -> Fatal:
+        """After the link is lost: what the core said, or by which exit code or signal it went."""
+        if self._watching:
+            await asyncio.wait({self._watching}, timeout=wait_s)
+        unsaid = Fatal("EngineUnavailable", "The engine core closed its socket.", "")
+        return self.link.fatal or unsaid
+
     async def end(self, grace_s: float) -> None:
         """Close the socket, wait, then terminate and kill. Nothing is left when it returns."""
         await self.link.close()

@@ -36,13 +36,16 @@ EXIT_STOPPED, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
 _KEEP_ALIVE_S = 65
 """Longer than the pools of usual clients keep an idle connection."""
 
+_REAP_S = 0.5
+"""A core whose socket has closed is a process that ends; its exit code is worth this wait."""
+
 
 @dataclass(frozen=True)
 class Grace:
     """Seconds that each part of an end may take; 10 together."""
 
-    drain_s: float = 7.0
-    core_s: float = 1.0
+    drain_s: float = 6.0
+    core_s: float = 2.0
     close_s: float = 1.0
     tell_s: float = 0.5
     """How long a dead engine still answers, so that its clients hear why."""
@@ -97,8 +100,12 @@ async def _run(
                 return None
             if tokenizer in done and (error := tokenizer.exception()):
                 return _tokenizer_failed(state, error)
-            if lost in done or serving in done:
-                return _core_failed(state)
+            if lost in done:
+                fatal = await core.why_ended(_REAP_S)
+                logs.fatal_values(fatal.code, fatal.message, fatal.fix)
+                return fatal
+            if serving in done:
+                return Fatal("EngineUnavailable", "The HTTP server ended.", "")
     finally:
         for task in (tokenizer, asked, lost, announced):
             task.cancel()
@@ -122,12 +129,6 @@ def _tokenizer_failed(state: EngineState, error: BaseException) -> Fatal:
     state.link.fatal = Fatal(type(error).__name__, error.message, error.fix)
     state.link.lose()
     return state.link.fatal
-
-
-def _core_failed(state: EngineState) -> Fatal:
-    fatal = state.link.fatal or Fatal("EngineUnavailable", "The engine core has ended.", "")
-    logs.fatal_values(fatal.code, fatal.message, fatal.fix)
-    return fatal
 
 
 async def _drain(link: CoreLink, drain_s: float, stop: asyncio.Event) -> None:
