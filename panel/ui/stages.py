@@ -48,7 +48,8 @@ def label_of(stage: Stage, typical: Mapping[StageName, float]) -> str:
     """Name, duration, and beside it what this stage usually takes."""
     name = _(STAGES[stage.name])
     if stage.status is StageStatus.SKIPPED:
-        return f"{name} · :gray[{_('not needed')}]"
+        reason = _("not needed")
+        return f"{name} · {reason}"
     if stage.status is StageStatus.RUNNING:
         name = f":shimmer[{name}]"
     parts = [name, duration(stage.duration_s)]

@@ -86,9 +86,10 @@ def draw_chats() -> None:
         chats = opened_panel().chats(limit=CHATS_SHOWN)
         if not chats:
             st.caption(_("Chats are kept here, also when their deployment is gone."))
+        untitled = _("Untitled")
         for chat in chats:
             st.button(
-                f"{chat.title or _('Untitled')} · :small[{ago(chat.updated_at)}]",
+                f"{chat.title or untitled} · :small[{ago(chat.updated_at)}]",
                 key=f"chat_{chat.id}",
                 type="tertiary",
                 on_click=lambda id=chat.id: address.put(chat=id),

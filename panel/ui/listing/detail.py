@@ -26,6 +26,13 @@ TABS: dict[str, Callable[[Deployment], None]] = {
     "events": events.draw,
     "memory": draw_predicted_and_measured,
 }
+ICONS = {
+    "stages": ":material/timeline:",
+    "logs": ":material/article:",
+    "settings": ":material/tune:",
+    "events": ":material/history:",
+    "memory": ":material/memory:",
+}
 
 
 def draw(id: str) -> None:
@@ -108,18 +115,18 @@ def draw_delete(deployment: Deployment) -> None:
 def draw_tabs() -> str:
     """The tab that the address names. Only the open one is computed."""
     titles = {
-        "stages": f":material/timeline: {_('Stages')}",
-        "logs": f":material/article: {_('Logs')}",
-        "settings": f":material/tune: {_('Settings')}",
-        "events": f":material/history: {_('Events')}",
-        "memory": f":material/memory: {_('Memory')}",
+        "stages": _("Stages"),
+        "logs": _("Logs"),
+        "settings": _("Settings"),
+        "events": _("Events"),
+        "memory": _("Memory"),
     }
     key = "detail_tab"
     st.session_state[key] = address.choice("tab", TABS, "stages")
     st.segmented_control(
         _("View"),
         list(TABS),
-        format_func=lambda name: titles[name],
+        format_func=lambda name: f"{ICONS[name]} {titles[name]}",
         key=key,
         required=True,
         label_visibility="collapsed",

@@ -119,12 +119,13 @@ def draw_entry(choice: Choice, entry: Entry) -> None:
 
 def _head(source: str, name: str, facts: list[str], choice: Choice) -> None:
     is_chosen = source == choice.model
+    selected = _("Selected")
     with st.container(
         horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
     ):
         st.markdown(f"**{name}** &nbsp; :small[{' · '.join(facts)}]", width="content")
         st.button(
-            f":blue[{_('Selected')}]" if is_chosen else _("Select"),
+            f":blue[{selected}]" if is_chosen else _("Select"),
             key=f"select_{source}",
             type="tertiary" if is_chosen else "secondary",
             icon=":material/check_circle:" if is_chosen else None,
