@@ -75,6 +75,7 @@ class Delta:
 class EngineClient:
     """Speaks to one engine. Safe to share between threads; `close()` it or use it in `with`.
 
+    model: the name to ask for; default: the one that the engine serves, asked once.
     timeout_s: how long the engine may be silent, which in a stream is the time between two chunks.
     transport: swaps the network in tests.
     """
@@ -84,12 +85,14 @@ class EngineClient:
         base_url: str,
         api_key: str | None = None,
         *,
+        model: str | None = None,
         timeout_s: float = 120.0,
         connect_timeout_s: float = 3.0,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._model = model
         self._clock = clock
         self._http = httpx.Client(
             base_url=self.base_url,
@@ -146,8 +149,7 @@ class EngineClient:
         return self._stream("/v1/chat/completions", {"messages": list(messages), **sampling})
 
     def _stream(self, path: str, body: dict[str, Any]) -> Iterator[Delta]:
-        if "model" not in body:
-            body["model"] = self._only_model()
+        body.setdefault("model", self._model or self._served_model())
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         watch = _StopWatch(self._clock)
         with self._talking(), self._http.stream("POST", path, json=body) as response:
@@ -160,11 +162,12 @@ class EngineClient:
                     yield Delta(text)
         yield Delta("", watch.figures())
 
-    def _only_model(self) -> str:
+    def _served_model(self) -> str:
         names = self.models()
         if not names:
             raise ServerError(f"{self.base_url} serves no model.", fix="Wait until it is ready.")
-        return names[0]
+        self._model = names[0]
+        return self._model
 
     @contextmanager
     def _talking(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from db import chats, deployments, events, log_lines, machines, supervisors
+from db import chats, deployments, events, log_lines, machines, stages, supervisors
 from db.errors import NoSuchRow
 from db.models import (
     Chat,
@@ -24,6 +24,7 @@ from db.models import (
     Desired,
     Event,
     LogLine,
+    StageName,
     State,
     Supervisor,
     utc_now,
@@ -40,7 +41,7 @@ from panel.models.source import ModelSource
 from panel.models.source import parse as parse_source
 from panel.ports import require_free
 from panel.runtimes import engine
-from panel.runtimes.plan import Plan
+from panel.runtimes.plan import Plan, typed_options
 from panel.settings import Settings
 from panel.sizing.fit import Fit, Precision, Verdict, sizes
 from panel.sizing.recommend import choose
@@ -157,7 +158,7 @@ class Panel:
             precision=as_precision(precision),
             workload=workload,
             port=port,
-            options=dict(options or {}),
+            options=typed_options(options or {}),
         )
 
     def command_line(self, plan: Plan) -> str:
@@ -178,7 +179,7 @@ class Panel:
             plan.source, precision=plan.precision, workload=plan.workload, machine=machine
         )
         if sizing.fit.verdict is Verdict.TOO_LARGE and not force:
-            raise does_not_fit(sizing)
+            raise does_not_fit(sizing, plan.workload)
         key_file = self._new_key_file()
         try:
             with self.database.begin() as session:
@@ -274,6 +275,11 @@ class Panel:
         with self.database.read() as session:
             yield from log_lines.every(session, id)
 
+    def typical_durations(self, source_text: str) -> Mapping[StageName, float]:
+        """Seconds that each stage usually took for this source; empty before the first start."""
+        with self.database.read() as session:
+            return stages.typical_durations(session, source_text)
+
     def supervisor_alive(self) -> bool:
         """Whether somebody acts on what is asked for."""
         seen = self.supervisor()
@@ -304,7 +310,8 @@ class Panel:
                 f"{deployment.id} is {deployment.state} and has no address.",
                 fix=f"See `autoglm show {deployment.id}`.",
             )
-        return EngineClient(deployment.endpoint, self.api_key(deployment))
+        key = self.api_key(deployment)
+        return EngineClient(deployment.endpoint, key, model=deployment.name)
 
     def chats(self, limit: int = 50) -> Sequence[Chat]:
         with self.database.read() as session:
@@ -317,9 +324,13 @@ class Panel:
             except NoSuchRow as error:
                 raise NotFound(error.message) from error
 
-    def new_chat(self, deployment_id: str | None, *, system_prompt: str = "") -> Chat:
+    def new_chat(
+        self, deployment_id: str | None, *, title: str = "", system_prompt: str = ""
+    ) -> Chat:
         with self.database.begin() as session:
-            return chats.create(session, deployment_id=deployment_id, system_prompt=system_prompt)
+            return chats.create(
+                session, deployment_id=deployment_id, title=title, system_prompt=system_prompt
+            )
 
     def say(
         self, chat_id: str, role: str, content: str, figures: Mapping[str, Any] | None = None
@@ -363,9 +374,15 @@ def as_precision(value: Precision | str) -> Precision:
         raise PanelError(f"{value!r} is no precision.", fix=f"Choose one of: {allowed}.") from None
 
 
-def does_not_fit(sizing: Sizing) -> DoesNotFit:
+def does_not_fit(sizing: Sizing, asked: Workload) -> DoesNotFit:
     """The error with both numbers and what would fit instead."""
-    fit = sizing.fit
+    fit, limit = sizing.fit, sizing.shape.max_positions
+    if asked.context_tokens > limit:
+        return DoesNotFit(
+            f"A context of {asked.context_tokens} tokens is more than the {limit} "
+            f"that {sizing.shape.name} was made for.",
+            fix=f"Choose {limit} or less. To try all the same: --force.",
+        )
     smaller = [p for p, f in sizing.fits.items() if f.verdict is not Verdict.TOO_LARGE]
     fix = f"Choose {smaller[0]}." if smaller else "Choose a smaller model or a shorter context."
     return DoesNotFit(

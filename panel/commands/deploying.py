@@ -59,7 +59,8 @@ def stop(id: Id, wait: Wait = True, as_json: AsJson = False) -> None:
     """End a deployment; its history stays."""
     with opened() as panel:
         deployment = panel.stop(id, actor=actor())
-        _follow(panel, deployment.id, {State.STOPPED, State.FAILED}, wait=wait, as_json=as_json)
+        goal = {State.STOPPED, State.FAILED}
+        _follow(panel, deployment.id, goal, wait=wait, as_json=as_json, has_stages=False)
 
 
 def redeploy(id: Id, wait: Wait = True, as_json: AsJson = False) -> None:
@@ -85,10 +86,18 @@ def actor() -> str:
         return f"uid {os.getuid()}"
 
 
-def _follow(panel: Panel, id: str, goal: set[State], *, wait: bool, as_json: bool) -> None:
+def _follow(
+    panel: Panel,
+    id: str,
+    goal: set[State],
+    *,
+    wait: bool,
+    as_json: bool,
+    has_stages: bool = True,
+) -> None:
     """Wait for the goal, showing stages; exit code 1 where the deployment failed instead."""
     if wait:
-        wait_for(panel, id, goal, quiet=as_json)
+        wait_for(panel, id, goal, quiet=as_json or not has_stages)
     elif not panel.supervisor_alive():
         warn("Nobody acts on this yet: no supervisor is running. Start it with `autoglm up`.")
     deployment = panel.deployment(id)

@@ -32,6 +32,18 @@ DECIDED_BY_PLAN = frozenset(
 """Engine options that follow from other fields of a plan, so `options` may not name them."""
 
 
+def typed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same options as values of their types, whatever text they came from. ConfigError."""
+    for name in options:
+        if name in DECIDED_BY_PLAN:
+            raise ConfigError(
+                f"Option {name} is decided by the plan.",
+                fix="Use --name, --precision, --context, --parallel or --port.",
+            )
+    typed = EngineConfig.from_dict({"model_path": "-", **options})
+    return {name: getattr(typed, name) for name in options}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which model, how stored, for which work, where.
@@ -51,14 +63,9 @@ class Plan:
     port: int | None = None
 
     def __post_init__(self) -> None:
-        for name in self.options:
-            if name in DECIDED_BY_PLAN:
-                raise ConfigError(
-                    f"Option {name} is decided by the plan.",
-                    fix="Use --name, --precision, --context, --parallel or --port.",
-                )
-        port = {} if self.port is None else {"port": self.port}
-        EngineConfig.from_dict({"model_path": "-", **port, **self.options})
+        typed_options(self.options)
+        if self.port is not None:
+            EngineConfig.from_dict({"model_path": "-", "port": self.port})
 
     @property
     def host(self) -> str:

@@ -4,6 +4,7 @@ the two could leave something running that nobody knows of."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from db import attempts, deployments, events, stages
 from db.models import Attempt, Deployment, Outcome, StageName, StageStatus, State
 from db.session import Database
 from panel.errors import PanelError
-from panel.ports import next_free, require_free
+from panel.ports import is_free, next_free, require_free
 from panel.runtimes import engine
 from panel.runtimes.engine import Command
 from panel.runtimes.plan import Plan
@@ -116,7 +117,7 @@ class Actor:
             case Kill():
                 self._kill(attempt)
             case Collect():
-                self._collect(attempt, watch)
+                self._collect(deployment, attempt, watch)
             case EndAndRetry():
                 self._end_and_retry(action, deployment, attempt, watch, now)
             case EndAndGiveUp():
@@ -285,14 +286,19 @@ class Actor:
         if count:
             self._note(attempt, "killed", f"{count} processes did not end when asked; killed.")
 
-    def _collect(self, attempt: Attempt, watch: Watch) -> None:
+    def _collect(self, deployment: Deployment, attempt: Attempt, watch: Watch) -> None:
         id = process_of(attempt)
         left = process.kill(id, marker_of(attempt))
         if left:
             self._note(attempt, "reaped", f"Ended {left} processes that the engine left behind.")
         self._observer.store_log(attempt, watch, is_final=True)
         code = process.exit_code(id) if id else None
-        watch.exit = explain_exit(code, self._observer.last_error_lines(attempt, EVIDENCE_LINES))
+        lines = self._observer.last_error_lines(attempt, EVIDENCE_LINES)
+        watch.exit = explain_exit(code, lines)
+        plan = Plan.from_dict(deployment.plan)
+        if plan.port is None and attempt.port and not is_free(plan.host, attempt.port):
+            # Somebody took the port that we had chosen: the next attempt gets another one.
+            watch.exit = replace(watch.exit, is_permanent=False)
 
     def _end_stopped(self, deployment: Deployment, attempt: Attempt | None, watch: Watch) -> None:
         code = watch.exit.code if watch.exit else None

@@ -43,7 +43,7 @@ def preflight(plan: Plan, models_path: Path, *, is_forced: bool) -> dict[str, An
     machine = detect(models_path)
     fits = sizes(shape, machine, plan.workload)
     if fits[plan.precision].verdict is Verdict.TOO_LARGE and not is_forced:
-        raise does_not_fit(Sizing(shape, fits, plan.precision))
+        raise does_not_fit(Sizing(shape, fits, plan.precision), plan.workload)
     require_space(source, shape, machine, models_path)
     return environment(machine)
 
