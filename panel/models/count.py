@@ -2,7 +2,7 @@
 
 For families that `families.py` has no row for. A model is built on the meta device (no memory, no
 weights read) in a process of its own, so the panel never imports torch; `python -m
-panel.models.count` reads a config from stdin and prints JSON. Measured on 2 cores: 2.6 s, nearly
+panel.models.count` reads a config from stdin and prints JSON. Measured on 2 cores: 4 s, nearly
 all of it the import of torch and transformers. Code that came with a model is never run.
 """
 

@@ -58,9 +58,7 @@ class Stored:
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises ModelFolderError where there is none or it is damaged."""
     if not folder.is_dir():
-        raise ModelFolderError(
-            f"{folder} is not a folder.", fix="Give the folder that holds config.json."
-        )
+        raise ModelFolderError(f"{folder} is not a folder.", fix=_instead_of(folder))
     path = folder / "config.json"
     if not path.is_file():
         raise ModelFolderError(f"{folder} has no config.json.", fix=_without_config(folder))
@@ -71,6 +69,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             fix="Take config.json from the model's own page again.",
         )
     return config
+
+
+def _instead_of(path: Path) -> str:
+    if path.suffix == ".gguf":
+        return f"Convert it: python -m engine.model.convert {path} DEST."
+    return "Give the folder that holds config.json."
 
 
 def _without_config(folder: Path) -> str:
@@ -85,7 +89,10 @@ def _without_config(folder: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object from a model folder, or a ModelFolderError that names the file."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if data.startswith(_LFS_START):
         raise _lfs_pointer(path)
     try:
@@ -148,6 +155,21 @@ def _indexed_files(index: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> list[Tensor]:
+    try:
+        size, length, data = _header_bytes(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        tensors, data_bytes = parse_header(json.loads(data))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(path, "its header is not readable") from None
+    if 8 + length + data_bytes != size:
+        raise _damaged(path, f"{size} bytes of {8 + length + data_bytes}")
+    return tensors
+
+
+def _header_bytes(path: Path) -> tuple[int, int, bytes]:
+    """Size of the file, length of its header, and the header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(len(_LFS_START))
@@ -157,14 +179,7 @@ def _read_header(path: Path) -> list[Tensor]:
         if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
             raise _damaged(path, f"{size} bytes, header said to be {length} bytes")
         file.seek(8)
-        data = file.read(length)
-    try:
-        tensors, data_bytes = parse_header(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(path, "its header is not readable") from None
-    if 8 + length + data_bytes != size:
-        raise _damaged(path, f"{size} bytes of {8 + length + data_bytes}")
-    return tensors
+        return size, length, file.read(length)
 
 
 def parse_header(header: Mapping[str, Any]) -> tuple[list[Tensor], int]:
@@ -186,6 +201,13 @@ def _damaged(path: Path, detail: str) -> ModelFolderError:
     return ModelFolderError(
         f"{path} is damaged or cut short ({detail}).",
         fix="Delete this file and download it again.",
+    )
+
+
+def _unreadable(path: Path, error: OSError) -> ModelFolderError:
+    return ModelFolderError(
+        f"{path} cannot be read: {error.strerror or error}.",
+        fix="Check the file's owner and permissions, and the disk.",
     )
 
 

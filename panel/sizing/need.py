@@ -61,7 +61,7 @@ class Need:
                 shape.num_params, WeightFormat(precision), linears=shape.linears, dtype=dtype
             ),
             kv_bytes=footprint.kv_bytes(num_blocks, block_size, shape.kv_bytes_per_token(dtype)),
-            activation_bytes=_activation_bytes(shape, workload, dtype, device.kind),
+            activation_bytes=_activation_bytes(shape, workload, dtype),
             runtime_bytes=footprint.runtime_bytes(device.kind),
         )
 
@@ -80,24 +80,24 @@ class Need:
         )
 
 
-def _activation_bytes(shape: ModelShape, workload: Workload, dtype: str, kind: DeviceKind) -> int:
-    step_tokens, scratch = EngineConfig.max_batch_tokens, 0
-    if kind is DeviceKind.CPU:
-        scratch = footprint.reference_attention_bytes(
-            max_batch_tokens=step_tokens,
-            max_seq_length=workload.context_tokens,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            dtype=dtype,
-        )
+def _activation_bytes(shape: ModelShape, workload: Workload, dtype: str) -> int:
+    """One step's peak, with the reference attention's scratch, as engine/worker reserves it."""
+    step_tokens, head_dim = EngineConfig.max_batch_tokens, max(shape.head_dim, shape.v_head_dim)
+    scratch = footprint.reference_attention_bytes(
+        max_batch_tokens=step_tokens,
+        max_seq_length=workload.context_tokens,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=head_dim,
+        dtype=dtype,
+    )
     return footprint.activation_bytes(
         max_batch_tokens=step_tokens,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         vocab_size=shape.vocab_size,
         dtype=dtype,
-        num_sampled=workload.parallel_requests,
-        attention_width=(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim,
+        num_sampled=min(workload.parallel_requests, step_tokens),
+        attention_width=(shape.num_heads + 2 * shape.num_kv_heads) * head_dim,
         attention_scratch_bytes=scratch,
     )

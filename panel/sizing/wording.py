@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from panel.sizing.fit import Fit, Note, Verdict
 
-_SENTENCES = {
+SENTENCES = {
     "context_beyond_model": "The model itself handles {max_positions:,} tokens at most.",
     "cpu_is_slow": "On a CPU a model of {billions:.1f} billion parameters answers slowly.",
     "cpu_without_bfloat16": "This CPU has no bfloat16 instructions: float32 or int8 is faster.",
@@ -33,6 +33,8 @@ _SENTENCES = {
     ),
 }
 
+_SENTENCES = SENTENCES
+
 _VERDICTS = {
     Verdict.FITS: "fits",
     Verdict.TIGHT: "fits tightly",
@@ -50,7 +52,7 @@ def sentence(note: Note) -> str:
     values = dict(note.values)
     if "num_params" in values:
         values["billions"] = values["num_params"] / 1e9
-    return _SENTENCES[note.code].format(**values)
+    return SENTENCES[note.code].format(**values)
 
 
 def summary(fit: Fit) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,14 @@ def test_a_second_fetch_asks_nobody(hub: Hub, tmp_path: Path) -> None:
     hub.requests.clear()
     fetch(HF, tmp_path, _quiet)
     assert hub.requests == []
+
+
+def test_two_callers_at_once_fetch_it_once(hub: Hub, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: fetch(HF, tmp_path, _quiet), range(2)))
+    assert folders[0] == folders[1]
+    paths = [path for path, _ in hub.requests]
+    assert len(paths) == len(set(paths))
 
 
 def test_a_broken_connection_continues_where_it_broke(hub: Hub, tmp_path: Path) -> None:

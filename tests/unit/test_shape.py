@@ -143,6 +143,21 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     _fails(tmp_path / "none", "is not a folder", "config.json")
 
 
+def test_a_gguf_file_is_told_the_converter(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    _fails(tmp_path / "m.gguf", "is not a folder", "engine.model.convert")
+
+
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    _fails(write_model(tmp_path / "tiny"), r"config\.json cannot be read: Permission", "owner")
+
+
 def test_a_folder_without_config(tmp_path: Path) -> None:
     _fails(tmp_path, r"has no config\.json", "Hugging Face layout")
 
@@ -162,13 +177,6 @@ def test_a_damaged_config_is_named(tmp_path: Path, text: str) -> None:
     folder = write_model(tmp_path / "tiny")
     (folder / "config.json").write_text(text)
     _fails(folder, r"config\.json", "again")
-
-
-def test_a_config_without_layers_says_which_number_is_missing(tmp_path: Path) -> None:
-    folder = write_model(tmp_path / "tiny")
-    (folder / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": "two"}')
-    with pytest.raises(ModelFolderError):
-        shape_of_folder(folder)
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
