@@ -27,8 +27,8 @@ def test_every_text_is_translated(language: str) -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_translation_has_lost_its_text(language: str) -> None:
-    wanted = {message.id for message in catalogues.collect() if message.id}
-    there = {message.id for message in catalogues.read_po(language) if message.id}
+    wanted = {str(message.id) for message in catalogues.collect()}
+    there = {str(message.id) for message in catalogues.read_po(language)}
     assert there - wanted == set(), "run `make locales`: these texts are no longer used"
 
 
@@ -68,12 +68,12 @@ def placeholders(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name}
 
 
-def _texts(value: str | tuple[str, ...] | list[str]) -> Iterator[str]:
-    yield from (value,) if isinstance(value, str) else value
+def _texts(value: object) -> Iterator[str]:
+    texts = value if isinstance(value, (tuple, list)) else [value]
+    yield from (str(text) for text in texts if text)
 
 
 def _entries(compiled: bytes) -> dict[str, str]:
-    import io
 
     entries = gettext.GNUTranslations(io.BytesIO(compiled))._catalog  # type: ignore[attr-defined]  # gettext offers no other way to list them
     return {key: text for key, text in entries.items() if key}

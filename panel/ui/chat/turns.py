@@ -21,6 +21,7 @@ from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
 from panel.ui.problems import show
 
+TITLE_LENGTH = 60
 USER, ASSISTANT = ":material/person:", ":material/smart_toy:"
 
 
@@ -82,7 +83,7 @@ def answer(
     panel = opened_panel()
     if chat is None:
         system = st.session_state.get(SYSTEM, DEFAULTS[SYSTEM])
-        chat = panel.new_chat(deployment.id, system_prompt=system)
+        chat = panel.new_chat(deployment.id, title=prompt[:TITLE_LENGTH], system_prompt=system)
         address.put(chat=chat.id, deployment=deployment.id)
     messages = messages_of(chat, prompt)
     panel.say(chat.id, "user", prompt)

@@ -7,7 +7,6 @@ import streamlit as st
 from db.models import Attempt, Deployment, Outcome
 from panel.ui.charts import timeline
 from panel.ui.failure import draw_cause, draw_evidence
-from panel.ui.history import typical_durations
 from panel.ui.i18n import N_, _
 from panel.ui.opened import opened_panel
 from panel.ui.problems import shown
@@ -49,7 +48,7 @@ def draw_newest(id: str) -> None:
         st.subheader(title_of(attempt))
         left, right = st.columns(2, gap="large")
         with left:
-            typical = typical_durations(panel, deployment.plan["source"])
+            typical = panel.typical_durations(deployment.plan["source"])
             draw_stages(attempt, typical, panel.logs(id, limit=LINES_SHOWN))
         with right:
             draw_timeline(attempt)

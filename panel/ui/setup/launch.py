@@ -9,7 +9,6 @@ from panel.runtimes.plan import Plan
 from panel.sizing.fit import Fit
 from panel.ui.actor import actor
 from panel.ui.failure import draw_cause, draw_evidence, draw_try_again
-from panel.ui.history import typical_durations
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
 from panel.ui.problems import shown
@@ -61,7 +60,7 @@ def draw_progress(deployment: Deployment) -> None:
         st.status(_("Waiting for the supervisor"), state="running", type="step")
         return
     panel = opened_panel()
-    typical = typical_durations(panel, deployment.plan["source"])
+    typical = panel.typical_durations(deployment.plan["source"])
     now = progress_of(attempt.stages, typical)
     words = [percent(now.share), _("{time} elapsed", time=duration(now.elapsed_s))]
     if now.left_s is not None:
