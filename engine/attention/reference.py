@@ -36,7 +36,7 @@ def attend(
     query: [tokens, heads, k_dim]; keys, values: [blocks, block_size, kv_heads, dim], with this
     step's tokens already written. Returns [tokens, heads, v_dim].
     """
-    sequences = metadata.sequences
+    query, sequences = query.to(keys.dtype), metadata.sequences
     if query.is_cuda and len(sequences) > 1 and metadata.max_query_length == 1:
         return _decode_together(query, keys, values, metadata, variant)
     parts = [
@@ -63,13 +63,15 @@ def _read(cache: Tensor, metadata: AttentionMetadata, row: int, seq: Sequence) -
 
 def _attend_one(query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> Tensor:
     """query: [queries, heads, dim], the newest of key, value: [length, kv_heads, dim]."""
-    num_queries, length = query.shape[0], key.shape[0]
-    if variant.sliding_window:
-        first = max(0, length - num_queries - variant.sliding_window + 1)
+    num_queries, length, window = query.shape[0], key.shape[0], variant.sliding_window
+    if window:
+        first = max(0, length - num_queries - window + 1)
         key, value, length = key[first:], value[first:], length - first
+    is_plain = variant.softcap is None and variant.sinks is None
+    is_whole = num_queries == length and (window is None or window >= length)
     mask = None
-    if num_queries > 1:
-        mask = _causal_mask(num_queries, length, variant.sliding_window, query.device)
+    if num_queries > 1 and not (is_plain and is_whole):
+        mask = _causal_mask(num_queries, length, window, query.device)
     grouped = query.unflatten(1, (key.shape[1], -1)).permute(
         1, 2, 0, 3
     )  # [kv, group, queries, dim]
@@ -77,7 +79,7 @@ def _attend_one(query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> 
         key.transpose(0, 1)[:, None],
         value.transpose(0, 1)[:, None],
     )  # [kv, 1, length, dim]
-    if variant.softcap is None and variant.sinks is None:
+    if is_plain:
         output = _softmax_attention(grouped, key, value, mask, variant.scale)
     else:
         output = _explicit_attention(grouped, key, value, mask, variant)
@@ -95,13 +97,16 @@ def _softmax_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
 ) -> Tensor:
     """torch's own kernel. One query a sequence: the group's heads become the queries, as all see
-    the same keys; several: the group's heads are SDPA's heads over keys with stride 0."""
-    if mask is None:
+    the same keys; several: the group's heads are SDPA's heads over keys with stride 0. Without a
+    mask the queries are the whole sequence, and torch's causal path skips half of the work."""
+    group, num_queries = query.shape[1:3]
+    if num_queries == 1:
         folded = query.transpose(1, 2)  # [kv, 1, group, dim]
         return F.scaled_dot_product_attention(folded, key, value, scale=scale).transpose(1, 2)
-    group = query.shape[1]
     key, value = key.expand(-1, group, -1, -1), value.expand(-1, group, -1, -1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale
+    )
 
 
 def _explicit_attention(
@@ -133,8 +138,7 @@ def _decode_together(
     On a GPU a loop would launch some thousand small kernels a step; on a CPU the padded copy costs
     more than the loop.
     """
-    num_seqs, _, dim = query.shape
-    kv_heads = keys.shape[2]
+    num_seqs, kv_heads = query.shape[0], keys.shape[2]
     key = keys[metadata.block_tables].flatten(1, 2).transpose(1, 2)  # [seqs, kv, longest, dim]
     value = values[metadata.block_tables].flatten(1, 2).transpose(1, 2)
     places = torch.arange(key.shape[2], device=query.device)
@@ -142,7 +146,7 @@ def _decode_together(
     visible = places < lengths
     if variant.sliding_window:
         visible = visible & (places >= lengths - variant.sliding_window)
-    grouped = query.view(num_seqs * kv_heads, -1, 1, dim)
+    grouped = query.unflatten(1, (kv_heads, -1)).flatten(0, 1)[:, :, None]
     mask = visible[:, None].expand(-1, kv_heads, -1).flatten(0, 1)[:, None, None]
     key, value = key.flatten(0, 1)[:, None], value.flatten(0, 1)[:, None]
     if variant.softcap is None and variant.sinks is None:
@@ -153,4 +157,4 @@ def _decode_together(
         sinks = None if variant.sinks is None else variant.sinks.repeat(num_seqs)
         variant = Variant(variant.scale, None, variant.softcap, sinks)
         output = _explicit_attention(grouped, key, value, mask, variant)
-    return output.view(num_seqs, -1, value.shape[-1])
+    return output.reshape(num_seqs, -1, value.shape[-1])

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from engine.core.messages import Abort, Decoder, Failed, Message, Step, Submit, encode
-from engine.core.request import Request
 from engine.core.scheduler import Batch, Sampled, Scheduler
 from engine.errors import RequestError
 
@@ -72,7 +71,7 @@ class Loop:
                 self._take(message)
             if scheduler.has_work:
                 self._step()
-            else:
+            elif not connection.is_closed:
                 scheduler.check_invariants()
                 connection.send(Step([], scheduler.stats()))
 
@@ -86,16 +85,8 @@ class Loop:
                 raise AssertionError(f"the API process sent {type(message).__name__}")
 
     def _submit(self, submit: Submit) -> None:
-        limits = self._scheduler.limits
-        request = Request(
-            submit.request_id,
-            submit.prompt_ids,
-            submit.sampling,
-            max_seq_length=limits.max_seq_length,
-            block_size=limits.block_size,
-        )
         try:
-            self._scheduler.add(request)
+            self._scheduler.submit(submit.request_id, submit.prompt_ids, submit.sampling)
         except RequestError as error:
             self._connection.send(Failed(submit.request_id, "request", str(error)))
 

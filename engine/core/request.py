@@ -17,7 +17,7 @@ from engine.core.prefix import PrefixChain
 
 
 class Request:
-    """Mutable; the scheduler alone changes it."""
+    """Mutable; the scheduler alone changes it. max_length: tokens at which its answer ends."""
 
     __slots__ = (
         "block_ids",
@@ -37,14 +37,14 @@ class Request:
         prompt_ids: Sequence[int],
         sampling: SamplingParams,
         *,
-        max_seq_length: int,
+        max_length: int,
         block_size: int,
     ) -> None:
         self.request_id = request_id
         self.sampling = sampling
         self.token_ids = array("i", prompt_ids)
         self.num_prompt = len(prompt_ids)
-        self.max_length = min(self.num_prompt + sampling.max_new_tokens, max_seq_length)
+        self.max_length = max_length
         self.num_computed = 0
         self.num_cached = 0
         self.block_ids = array("i")

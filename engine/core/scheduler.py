@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.core.blocks import BlockManager
-from engine.core.messages import Output, Stats
+from engine.core.messages import Output, SamplingParams, Stats
 from engine.core.request import Request
 from engine.errors import ContextLengthExceeded, RequestError
 from engine.footprint import blocks_for
@@ -36,6 +36,7 @@ class Limits:
     max_num_seqs: int
     max_batch_tokens: int
     block_size: int
+    vocab_size: int
     enable_prefix_cache: bool = True
 
 
@@ -114,30 +115,47 @@ class Scheduler:
 
     # --- admission -----------------------------------------------------------------------------
 
-    def add(self, request: Request) -> None:
+    def submit(
+        self, request_id: str, prompt_ids: Sequence[int], sampling: SamplingParams
+    ) -> Request:
         """Let a request wait for its turn. Raises RequestError if it could never be answered."""
-        if request.request_id in self._ids:
-            raise RequestError(f"The request id {request.request_id} is already in use.")
-        if not request.num_prompt:
+        if request_id in self._ids:
+            raise RequestError(f"The request id {request_id} is already in use.")
+        if not prompt_ids:
             raise RequestError("The prompt has no tokens.", fix="Send at least one.")
-        if request.num_prompt >= self.limits.max_seq_length:
+        self._check_ids(prompt_ids, "prompt")
+        self._check_ids([token for token, _ in sampling.logit_bias], "logit_bias")
+        limits = self.limits
+        if len(prompt_ids) >= limits.max_seq_length:
             raise ContextLengthExceeded(
-                f"The prompt has {request.num_prompt} tokens; this engine takes at most "
-                f"{self.limits.max_seq_length} tokens of prompt and answer together.",
+                f"The prompt has {len(prompt_ids)} tokens; this engine takes at most "
+                f"{limits.max_seq_length} tokens of prompt and answer together.",
                 fix="Shorten the prompt, or start the engine with a larger --max-seq-length.",
                 code="context_length_exceeded",
             )
-        needed = blocks_for(request.max_length, self.limits.block_size)
-        if needed > self.blocks.num_usable:
-            size = self.limits.block_size
+        max_length = min(len(prompt_ids) + sampling.max_new_tokens, limits.max_seq_length)
+        if blocks_for(max_length, limits.block_size) > self.blocks.num_usable:
             raise ContextLengthExceeded(
-                f"Prompt and answer may take {request.max_length} tokens; the KV cache holds "
-                f"{self.blocks.num_usable * size} tokens.",
+                f"Prompt and answer may take {max_length} tokens; the KV cache holds "
+                f"{self.blocks.num_usable * limits.block_size} tokens.",
                 fix="Ask for fewer new tokens, or start the engine with a larger --kv-cache-gib.",
                 code="context_length_exceeded",
             )
-        self._ids.add(request.request_id)
+        request = Request(
+            request_id, prompt_ids, sampling, max_length=max_length, block_size=limits.block_size
+        )
+        self._ids.add(request_id)
         self._waiting.append(request)
+        return request
+
+    def _check_ids(self, token_ids: Sequence[int], param: str) -> None:
+        """An id beyond the vocabulary would fail the whole step, and on a GPU the whole process."""
+        for token in (min(token_ids, default=0), max(token_ids, default=0)):
+            if not 0 <= token < self.limits.vocab_size:
+                raise RequestError(
+                    f"{token} is not a token id; this model has 0 … {self.limits.vocab_size - 1}.",
+                    param=param,
+                )
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks. False if it has ended or never was."""

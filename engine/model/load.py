@@ -54,6 +54,8 @@ def load_model(config: EngineConfig, report: Report) -> LoadedModel:
     folder = read_folder(config.model_path)
     adapt.check_config(folder.config)
     device = choose_device(config.device_map)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dtype = choose_dtype(config, folder.config, device)
     model = _build_on_meta(folder, dtype)
     _refuse_too_large(model, config, device, dtype)

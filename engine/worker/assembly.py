@@ -17,7 +17,6 @@ from engine.attention import reference
 from engine.config import EngineConfig
 from engine.core.blocks import BlockManager
 from engine.core.messages import Ready, SamplingParams
-from engine.core.request import Request
 from engine.core.scheduler import Limits, Scheduler
 from engine.model.adapt import LayerShape, adapt, usable_length
 from engine.model.device import dtype_name, free_bytes
@@ -54,7 +53,8 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     logger.info("Merged %d groups of sibling projections", num_groups)
     length = _max_seq_length(config, loaded.model.config)
     cache = _allocate(config, loaded, layers, length)
-    limits = _limits(config, min(length, cache.num_tokens))
+    vocab_size = loaded.model.get_input_embeddings().num_embeddings
+    limits = _limits(config, min(length, cache.num_tokens), vocab_size)
     runner = Runner(loaded.model, cache, Sampler(config.seed), loaded.device)
     load_s = time.monotonic() - started
     report("warm_up", 0.0, "First tokens")
@@ -78,7 +78,7 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), runner, ready)
 
 
-def _limits(config: EngineConfig, max_seq_length: int) -> Limits:
+def _limits(config: EngineConfig, max_seq_length: int, vocab_size: int) -> Limits:
     if max_seq_length < config.max_seq_length:
         logger.warning(
             "Requests may have %d tokens, not %d: more does not fit the model or the KV cache",
@@ -90,6 +90,7 @@ def _limits(config: EngineConfig, max_seq_length: int) -> Limits:
         max_num_seqs=min(config.max_num_seqs, config.max_batch_tokens),
         max_batch_tokens=config.max_batch_tokens,
         block_size=config.block_size,
+        vocab_size=vocab_size,
         enable_prefix_cache=config.enable_prefix_cache,
     )
 
@@ -102,6 +103,8 @@ def _allocate(
     config: EngineConfig, loaded: LoadedModel, layers: Sequence[LayerShape], max_seq_length: int
 ) -> KVCache:
     dtype = dtype_name(loaded.dtype)
+    if loaded.device.type == "cuda":
+        torch.cuda.empty_cache()  # what loading left in torch's hands counts as used
     activations = _activation_bytes(config, loaded.model.config, layers, dtype, max_seq_length)
     num_blocks = choose_num_blocks(
         config,
@@ -157,14 +160,8 @@ def _warm_up(runner: Runner, cache: KVCache, limits: Limits, device: torch.devic
     wanted = limits.max_batch_tokens if device.type == "cuda" else _CPU_WARM_UP_TOKENS
     num_tokens = max(1, min(wanted, limits.max_seq_length - 2))
     scheduler = Scheduler(limits, BlockManager(cache.num_blocks))
-    request = Request(
-        "warm-up",
-        [0] * num_tokens,
-        SamplingParams(max_new_tokens=2, temperature=1.0, top_p=0.9, seed=0),
-        max_seq_length=limits.max_seq_length,
-        block_size=limits.block_size,
-    )
-    scheduler.add(request)
+    sampling = SamplingParams(max_new_tokens=2, temperature=1.0, top_p=0.9, seed=0)
+    scheduler.submit("warm-up", [0] * num_tokens, sampling)
     while scheduler.has_work:
         batch = scheduler.schedule()
         scheduler.commit(batch, runner.run(batch))

@@ -41,7 +41,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> Tensor
 
 def chunk(name: str, start: int, end: int, blocks: list[int]) -> Chunk:
     made = Request(
-        name, [0] * end, SamplingParams(max_new_tokens=1), max_seq_length=64, block_size=BLOCK
+        name, [0] * end, SamplingParams(max_new_tokens=1), max_length=64, block_size=BLOCK
     )
     made.block_ids = array("i", blocks)
     return Chunk(made, start, end)
@@ -74,7 +74,7 @@ def fill(chunks: tuple[Chunk, ...], k_dim: int, v_dim: int) -> tuple[Any, ...]:
         whole = build_inputs([Chunk(made.request, 0, made.end)], BLOCK, CPU).metadata
         reference.write_kv(key, value, keys, values, whole.slots)
         full.append((key, value))
-    query = torch.randn(sum(made.num_tokens for made in chunks), 6, k_dim)
+    query = torch.randn(6, sum(made.num_tokens for made in chunks), k_dim).transpose(0, 1)
     return query, keys, values, full
 
 

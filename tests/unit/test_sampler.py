@@ -19,7 +19,7 @@ VOCAB = 20
 
 def request(name: str = "r", *, answer: tuple[int, ...] = (), **options: Any) -> Request:
     sampling = SamplingParams(max_new_tokens=1000, **options)
-    made = Request(name, [1, 2, 3], sampling, max_seq_length=4096, block_size=16)
+    made = Request(name, [1, 2, 3], sampling, max_length=4096, block_size=16)
     made.token_ids.extend(answer)
     return made
 

@@ -12,14 +12,15 @@ from engine.core.request import Request
 from engine.core.scheduler import Batch, Limits, Sampled, Scheduler
 from engine.errors import ContextLengthExceeded, RequestError
 
-LIMITS = Limits(max_seq_length=64, max_num_seqs=4, max_batch_tokens=16, block_size=4)
+VOCAB = 100
+LIMITS = Limits(64, max_num_seqs=4, max_batch_tokens=16, block_size=4, vocab_size=VOCAB)
 
 
 def new_scheduler(num_blocks: int = 64, limits: Limits = LIMITS) -> Scheduler:
     return Scheduler(limits, BlockManager(num_blocks))
 
 
-def new_request(
+def add(
     scheduler: Scheduler,
     name: str,
     prompt: list[int],
@@ -27,20 +28,9 @@ def new_request(
     answer: int = 4,
     stop: tuple[int, ...] = (),
 ) -> Request:
-    limits = scheduler.limits
-    return Request(
-        name,
-        prompt,
-        SamplingParams(max_new_tokens=answer, stop_token_ids=stop),
-        max_seq_length=limits.max_seq_length,
-        block_size=limits.block_size,
+    return scheduler.submit(
+        name, prompt, SamplingParams(max_new_tokens=answer, stop_token_ids=stop)
     )
-
-
-def add(scheduler: Scheduler, name: str, prompt: list[int], **options: int) -> Request:
-    request = new_request(scheduler, name, prompt, **options)  # type: ignore[arg-type]  # ints only here
-    scheduler.add(request)
-    return request
 
 
 def next_token(tokens: list[int]) -> int:
@@ -113,7 +103,7 @@ def test_the_answer_ends_at_the_asked_length_and_says_so() -> None:
 def test_a_stop_token_ends_the_answer_and_is_reported() -> None:
     scheduler = new_scheduler()
     token = next_token([1, 2, 3])
-    scheduler.add(new_request(scheduler, "a", [1, 2, 3], stop=(token,)))
+    add(scheduler, "a", [1, 2, 3], stop=(token,))
     (output,) = step(scheduler)
     assert (output.token_ids, output.finish_reason) == ([token], "stop")
 
@@ -149,6 +139,12 @@ def test_an_empty_prompt_is_refused() -> None:
         add(new_scheduler(), "a", [])
 
 
+@pytest.mark.parametrize("token", [-1, VOCAB, 2**40])
+def test_a_token_that_the_model_does_not_have_is_refused(token: int) -> None:
+    with pytest.raises(RequestError, match=r"is not a token id; this model has 0 … 99"):
+        add(new_scheduler(), "a", [1, token, 2])
+
+
 def test_a_second_request_reuses_the_blocks_of_the_same_beginning() -> None:
     scheduler = new_scheduler()
     prompt = list(range(13))
@@ -172,7 +168,7 @@ def test_a_prompt_of_whole_blocks_leaves_its_last_block_to_compute() -> None:
 
 
 def test_without_the_prefix_cache_nothing_is_reused() -> None:
-    limits = Limits(64, 4, 16, 4, enable_prefix_cache=False)
+    limits = Limits(64, 4, 16, 4, VOCAB, enable_prefix_cache=False)
     scheduler = new_scheduler(limits=limits)
     for name in "ab":
         request = add(scheduler, name, list(range(13)))
@@ -202,7 +198,7 @@ def test_an_aborted_request_gives_its_blocks_back() -> None:
 
 
 def test_a_failed_step_drops_its_requests_and_keeps_the_others() -> None:
-    scheduler = new_scheduler(limits=Limits(64, 1, 16, 4))
+    scheduler = new_scheduler(limits=Limits(64, 1, 16, 4, VOCAB))
     add(scheduler, "a", [1, 2])
     add(scheduler, "b", [3, 4])
     failed = scheduler.fail(scheduler.schedule())
@@ -233,7 +229,7 @@ events = st.lists(
 def test_whatever_arrives_no_block_is_lost_and_every_request_ends_as_if_alone(
     events: list[tuple[object, ...]], num_blocks: int, block_size: int, budget: int, prefix: bool
 ) -> None:
-    scheduler = new_scheduler(num_blocks, Limits(64, 4, budget, block_size, prefix))
+    scheduler = new_scheduler(num_blocks, Limits(64, 4, budget, block_size, VOCAB, prefix))
     asked: dict[str, tuple[list[int], int]] = {}
     gone: set[str] = set()
     answers: dict[str, list[int]] = {}
@@ -275,7 +271,7 @@ def collect(answers: dict[str, list[int]], outputs: list[Output]) -> None:
 def test_first_tokens_come_in_the_order_of_arrival_when_one_runs_at_a_time(
     lengths: list[int], num_blocks: int
 ) -> None:
-    scheduler = new_scheduler(num_blocks, Limits(64, 1, 16, 4))
+    scheduler = new_scheduler(num_blocks, Limits(64, 1, 16, 4, VOCAB))
     for number, length in enumerate(lengths):
         add(scheduler, str(number), [number] * length, answer=3)
     assert list(drain(scheduler)) == [str(number) for number in range(len(lengths))]

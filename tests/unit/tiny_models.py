@@ -10,7 +10,6 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig,
 
 from engine.core.blocks import BlockManager
 from engine.core.messages import SamplingParams
-from engine.core.request import Request
 from engine.core.scheduler import Limits, Scheduler
 from engine.model.adapt import adapt
 from engine.model.merge import merge_siblings
@@ -127,24 +126,11 @@ class TinyEngine:
             dtype=torch.float32,
             device=torch.device("cpu"),
         )
-        limits = Limits(MAX_SEQ_LENGTH, max_num_seqs, budget, block_size, enable_prefix_cache)
+        limits = Limits(
+            MAX_SEQ_LENGTH, max_num_seqs, budget, block_size, VOCAB, enable_prefix_cache
+        )
         scheduler = Scheduler(limits, BlockManager(num_blocks))
         return scheduler, Runner(self.model, cache, Sampler(0), torch.device("cpu"))
-
-
-def submit(
-    scheduler: Scheduler, name: str, prompt: Sequence[int], sampling: SamplingParams
-) -> None:
-    limits = scheduler.limits
-    scheduler.add(
-        Request(
-            name,
-            prompt,
-            sampling,
-            max_seq_length=limits.max_seq_length,
-            block_size=limits.block_size,
-        )
-    )
 
 
 def drain(scheduler: Scheduler, runner: Runner) -> dict[str, list[int]]:
@@ -163,6 +149,7 @@ def greedy(
 ) -> list[list[int]]:
     """The greedy answers to all prompts, computed together."""
     for number, prompt in enumerate(asked):
-        submit(scheduler, str(number), prompt, SamplingParams(max_new_tokens=count, temperature=0))
+        sampling = SamplingParams(max_new_tokens=count, temperature=0)
+        scheduler.submit(str(number), prompt, sampling)
     answers = drain(scheduler, runner)
     return [answers[str(number)] for number in range(len(asked))]
