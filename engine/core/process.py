@@ -21,6 +21,7 @@ from engine.config import EngineConfig
 from engine.core.loop import Connection, Loop
 from engine.core.messages import Fatal, Loading
 from engine.errors import ConfigError, EngineError, ModelError
+from engine.model.folder import read_folder
 
 logger = logging.getLogger("engine.core")
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _serve(config: EngineConfig, connection: Connection) -> None:
+    read_folder(config.model_path)  # before torch is imported: a bad folder is told at once
     report = Progress(connection)
     report("load", 0.0, "Importing torch")
     from engine.worker.assembly import assemble

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from engine.attention import op
 from engine.attention.metadata import Variant
-from engine.errors import UnsupportedModel
+from engine.errors import ModelError, UnsupportedModel
+from engine.model.folder import Folder
 
 _PROBE_TOKENS = 4
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -75,8 +76,27 @@ def _is_causal(mask_function: Callable[..., Any], window: int | None) -> bool:
     return plain and sees(size, 1) and sees(2 * size, size) is (window is None)
 
 
-def check_config(config: PreTrainedConfig) -> None:
-    """Refuse what its config already tells. Raises UnsupportedModel."""
+def read_config(folder: Folder) -> PreTrainedConfig:
+    """The model's configuration. Raises UnsupportedModel for what it already tells to be not ours,
+    ModelError if it cannot be read. Code that comes with a model is never run."""
+    path, name = folder.path / "config.json", folder.config.get("model_type")
+    if name not in CONFIG_MAPPING:
+        code = ", and its own code is never run" if "auto_map" in folder.config else ""
+        raise _unsupported(str(name), f"type is not one that transformers knows{code}")
+    try:
+        config = AutoConfig.from_pretrained(
+            folder.path, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} does not describe a {name} model: {error}", fix="Download it again."
+        ) from error
+    assert isinstance(config, PreTrainedConfig), config
+    _check_config(config)
+    return config
+
+
+def _check_config(config: PreTrainedConfig) -> None:
     name = config.model_type
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise _unsupported(name, "is not a text-generating model of transformers")

@@ -1,7 +1,8 @@
 """What lies in a model's folder, checked before anything is loaded.
 
-Reads config.json and the headers of the safetensors files (a few kilobytes each), so a missing, cut
-off or never downloaded file is named within milliseconds. Pickled weights are not read.
+Reads config.json and the headers of the safetensors files (a few kilobytes each) with the standard
+library alone, so a missing, cut off or never downloaded file is named before torch is imported.
+Pickled weights are not read.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
-
-from engine.errors import ModelError, UnsupportedModel
+from engine.errors import ModelError
 
 _INDEX = "model.safetensors.index.json"
 _LFS_MARK = b"version https://git-lfs"
@@ -24,10 +23,11 @@ _MAX_HEADER_BYTES = 100 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A usable model folder. tensors: where each stored tensor lies. num_bytes: of all tensors."""
+    """A model folder whose files are whole. config: config.json as it stands. tensors: the file in
+    which each stored tensor lies. num_bytes: of all tensors."""
 
     path: Path
-    config: PreTrainedConfig
+    config: dict[str, Any]
     tensors: dict[str, Path]
     num_bytes: int
 
@@ -37,7 +37,7 @@ def read_folder(path: str | Path) -> Folder:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ModelError(f"The folder {folder} does not exist.", fix="Check --model-path.")
-    config = _read_config(folder)
+    config = _read_json(folder / "config.json")
     tensors: dict[str, Path] = {}
     num_bytes = 0
     for file in _weight_files(folder):
@@ -45,27 +45,6 @@ def read_folder(path: str | Path) -> Folder:
         tensors |= dict.fromkeys(header, file)
         num_bytes += sum(end - begin for begin, end in header.values())
     return Folder(folder, config, tensors, num_bytes)
-
-
-def _read_config(folder: Path) -> PreTrainedConfig:
-    values = _read_json(folder / "config.json")
-    name = values.get("model_type")
-    if name not in CONFIG_MAPPING:
-        code = " and brings its own code, which is never run" if "auto_map" in values else ""
-        raise UnsupportedModel(
-            f"{folder / 'config.json'} names the model type {name!r}, which transformers does not "
-            f"know{code}.",
-            fix="Deploy it with the vLLM runtime instead.",
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} does not describe a {name} model: {error}",
-            fix="Download the model again.",
-        ) from error
-    assert isinstance(config, PreTrainedConfig), config
-    return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:

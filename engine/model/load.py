@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
@@ -52,12 +52,12 @@ def load_model(config: EngineConfig, report: Report) -> LoadedModel:
     """
     transformers_logging.disable_progress_bar()
     folder = read_folder(config.model_path)
-    adapt.check_config(folder.config)
+    model_config = adapt.read_config(folder)
     device = choose_device(config.device_map)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dtype = choose_dtype(config, folder.config, device)
-    model = _build_on_meta(folder, dtype)
+    dtype = choose_dtype(config, model_config, device)
+    model = _build_on_meta(model_config, dtype)
     _refuse_too_large(model, config, device, dtype)
     _load_weights(model, folder, device, dtype, config.quantization, report)
     model.eval().requires_grad_(False)
@@ -70,15 +70,15 @@ def stored_bytes(model: torch.nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _build_on_meta(folder: Folder, dtype: torch.dtype) -> PreTrainedModel:
+def _build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     classes: Mapping[Any, Any] = MODEL_FOR_CAUSAL_LM_MAPPING  # pyright: ignore[reportAssignmentType]  # a lazy mapping
-    model_class: type[PreTrainedModel] = classes[type(folder.config)]
-    adapt.check_class(model_class, folder.config.model_type)
-    folder.config.dtype = dtype
+    model_class: type[PreTrainedModel] = classes[type(config)]
+    adapt.check_class(model_class, config.model_type)
+    config.dtype = dtype
     with ExitStack() as stack:
         for context in model_class.get_init_context(dtype, False, False, False):
             stack.enter_context(context)
-        return model_class(folder.config)
+        return model_class(config)
 
 
 def _refuse_too_large(
