@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 
 import typer
 
 from engine.config import EngineConfig, OptionInfo, Options
+from panel.commands.children import EXIT_ALREADY_RUNNING, Child, child_env, run_all
 from panel.commands.output import AsJson, console, say, say_json, table, warn
-from panel.errors import PanelError
 from panel.ports import require_free
-from panel.runtimes.engine import PACKAGES_PATH
 from panel.settings import Settings
 from panel.supervisor.lock import AlreadyRunning, hold
 from panel.supervisor.main import supervise as run_supervisor
-from panel.tether import tethered
 
-EXIT_ALREADY_RUNNING = 3
-END_WITHIN_S = 10.0
-
-
-class ChildEnded(PanelError):
-    code = "child_ended"
+UI = ("-m", "panel.ui.serve")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,14 +32,17 @@ def up() -> None:
     try:
         with hold(settings.home_path / "up.lock", what="The panel", text=address):
             require_free(settings.host, settings.port)
-            _run_both(settings)
+            _run_both()
     except AlreadyRunning as running:
         say(f"Already running: {running.holder}")
+        token_path = settings.keys_path / "panel.token"
+        if token_path.exists():
+            say(f"The token for a first login from elsewhere is in {token_path}")
 
 
 def ui() -> None:
     """Run the web panel alone."""
-    raise typer.Exit(subprocess.run(_ui_command(), env=_child_env(), check=False).returncode)
+    os.execve(sys.executable, [sys.executable, *UI], child_env())
 
 
 def supervise() -> None:
@@ -87,61 +81,16 @@ def _option_json(option: OptionInfo) -> dict[str, object]:
     }
 
 
-# --- up --------------------------------------------------------------------------------------
-
-
-def _run_both(settings: Settings) -> None:
-    """Run both children until one ends or we are asked to. A child that ended is not restarted:
-    its reason is on the screen, and engines go on meanwhile."""
+def _run_both() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    children = {"The supervisor": _start([sys.executable, "-m", "panel.supervisor"])}
-    try:
-        children["The panel"] = _start(_ui_command())
-        while not stop.wait(0.2):
-            _check(children, settings)
-    finally:
-        _end(children.values())
+    python = sys.executable
+    run_all(
+        [
+            Child("The supervisor", [python, "-m", "panel.supervisor"]),
+            Child("The panel", [python, *UI]),
+        ],
+        stop,
+    )
     say("Stopped. Engines go on; `autoglm stop ID` ends one.")
-
-
-def _check(children: dict[str, subprocess.Popen[bytes]], settings: Settings) -> None:
-    """Raises ChildEnded, except for a supervisor that found another one at work."""
-    for name, child in list(children.items()):
-        code = child.poll()
-        if code is None:
-            continue
-        del children[name]
-        if code != EXIT_ALREADY_RUNNING:
-            raise ChildEnded(
-                f"{name} ended with exit code {code}.",
-                fix=f"See its messages above; its files are in {settings.home_path}.",
-            )
-
-
-def _start(argv: list[str]) -> subprocess.Popen[bytes]:
-    """A child in a group of its own, so that Ctrl-C reaches it through us alone, and once."""
-    command = tethered(argv, signal.SIGTERM)
-    return subprocess.Popen(command, env=_child_env(), process_group=0)
-
-
-def _end(children: Iterable[subprocess.Popen[bytes]]) -> None:
-    running = [child for child in children if child.poll() is None]
-    for child in running:
-        child.terminate()
-    for child in running:
-        try:
-            child.wait(END_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _ui_command() -> list[str]:
-    return [sys.executable, "-m", "panel.ui.serve"]
-
-
-def _child_env() -> dict[str, str]:
-    search = os.pathsep.join(filter(None, [str(PACKAGES_PATH), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": search}
