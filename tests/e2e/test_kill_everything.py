@@ -16,9 +16,19 @@ from db.models import Attempt, Deployment, Outcome, StageName, StageStatus, Stat
 from panel.deployments import Panel
 from panel.settings import Settings
 from panel.sizing.workload import Workload
-from tests.e2e.world import processes_of, wait_for
+from tests.e2e.world import end_all_of, free_port, processes_of, wait_for
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, demo_models: Path) -> Iterator[Settings]:
+    """An empty home with the demo model in it; what was started there is gone afterwards."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "models").symlink_to(demo_models)
+    yield Settings(home=str(home), port=free_port(), interval_s=0.2)
+    end_all_of(home)
 
 
 @pytest.fixture
