@@ -6,9 +6,11 @@ the API process); `load` blocks, so it runs in a thread while /health already an
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,13 @@ _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_pena
 class Vocabulary:
     """A tokenizer with what its folder says about ending and sampling.
 
+    decode: the text of tokens, without special ones.
     stop_ids: tokens that end an answer. sampling_defaults: the model maker's values from
     generation_config.json, for what a request leaves open.
     """
 
     tokenizer: Any
+    decode: Callable[[list[int]], str]
     stop_ids: tuple[int, ...]
     sampling_defaults: Mapping[str, float]
 
@@ -54,6 +58,11 @@ class Vocabulary:
             raise RequestError(
                 "This model has no chat template.", fix="Use /v1/completions.", param="messages"
             )
+        reserved = inspect.signature(self.tokenizer.apply_chat_template).parameters
+        if taken := sorted(reserved.keys() & template_values.keys()):
+            raise RequestError(
+                f"chat_template_kwargs cannot set {', '.join(taken)}.", param="chat_template_kwargs"
+            )
         try:
             text = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True, **template_values
@@ -63,10 +72,6 @@ class Vocabulary:
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def decode(self, token_ids: list[int]) -> str:
-        """The text of tokens, without special ones."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def token_text(self, token_id: int) -> tuple[str, list[int]]:
         """One token alone, special or not: its text and its bytes, for logprobs.
@@ -117,7 +122,16 @@ def load(folder: Path) -> Vocabulary:
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
     defaults = {k: float(generation[k]) for k in _SAMPLING_DEFAULTS if _is_number(generation, k)}
-    return Vocabulary(tokenizer, tuple(sorted(stops)), defaults)
+    return Vocabulary(tokenizer, _decoder(tokenizer), tuple(sorted(stops)), defaults)
+
+
+def _decoder(tokenizer: Any) -> Callable[[list[int]], str]:
+    """The shortest way to text: a step's tokens cost 5 µs in the Rust library itself, 19 µs through
+    transformers, and this is paid for every token of every stream."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None or getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return partial(tokenizer.decode, skip_special_tokens=True)
+    return partial(fast.decode, skip_special_tokens=True)
 
 
 def _load_tokenizer(folder: Path) -> Any:

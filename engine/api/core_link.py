@@ -164,9 +164,16 @@ class CoreLink:
         self.lost.set()
 
     def why(self) -> str:
+        """Why requests are refused in this phase."""
         if self.fatal:
             return f"{self.fatal.message} {self.fatal.fix}".strip()
-        return self.loading.detail if self.phase is Phase.STARTING else "The engine core has ended."
+        match self.phase:
+            case Phase.STARTING | Phase.READY:
+                return self.loading.detail
+            case Phase.STOPPING:
+                return "It was asked to stop."
+            case Phase.DEAD:
+                return "The engine core has ended."
 
     def _send(self, message: Message) -> None:
         if self._writer and not self._writer.is_closing():

@@ -20,7 +20,7 @@ class Keys:
         if not self._keys:
             return
         scheme, _, given = authorization.partition(" ")
-        offered = given.strip().encode()
+        offered = given.strip().encode("latin-1")  # as HTTP servers decode a header
         is_known = any([hmac.compare_digest(key, offered) for key in self._keys])
         if scheme.lower() != "bearer" or not is_known:
             raise ApiError(

@@ -140,7 +140,7 @@ async def _drain(link: CoreLink, drain_s: float, stop: asyncio.Event) -> None:
     deadline = loop.time() + drain_s
     while link.num_open and loop.time() < deadline and not stop.is_set():
         await asyncio.sleep(0.05)
-    link.fail_open("it was asked to stop")
+    link.fail_open(link.why())
 
 
 def _exit_code(fatal: Fatal, core_exit_code: int | None) -> int:

@@ -14,6 +14,8 @@ _CONTEXT_TOKENS = 6
 """Tokens decoded again before new ones: they decide about a leading space. Six one-byte tokens that
 end with a character hold at least one whole character, which keeps a cut one at their beginning
 apart from an unfinished one at the end."""
+_MOST_DECODED = 24
+"""The window is cut above this: decoding some more tokens is cheaper than decoding twice."""
 _MAX_HELD = 3
 """A character of UTF-8 has 4 bytes: more unfinished ones than 3 at the end are no character."""
 
@@ -24,14 +26,14 @@ class Detokenizer:
     A token may end in the middle of a character; its text is held back until the character is
     whole. Only a window of the last tokens is decoded, so the cost does not grow with the answer:
 
-        … given before │ context │ new tokens
-                       └──── decoded ───────┘   minus the characters already given
+        … given before │ given and kept │ new tokens
+                       └──────── decoded ──────────┘   minus the characters already given
     """
 
     def __init__(self, decode: Decode, prompt_ids: Sequence[int] = ()) -> None:
         self._decode = decode
         self._window = list(prompt_ids[-_CONTEXT_TOKENS:])
-        self._given = len(_whole(decode(self._window))) if self._window else 0
+        self._given = len(decode(self._window)) if self._window else 0
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is certain now; empty while a character is unfinished."""
@@ -42,7 +44,7 @@ class Detokenizer:
         whole = _whole(text)
         piece = whole[self._given :]
         self._given = max(self._given, len(whole))
-        if len(whole) == len(text):
+        if len(whole) == len(text) and len(self._window) > _MOST_DECODED:
             del self._window[:-_CONTEXT_TOKENS]
             self._given = len(self._decode(self._window))
         return piece

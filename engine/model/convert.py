@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -29,6 +30,8 @@ from engine.errors import ModelError, UnsupportedModel
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+logger = logging.getLogger("engine.convert")
 
 Report = Callable[[float, str], None]
 
@@ -144,13 +147,18 @@ def _weights(gguf: Path, model: PreTrainedModel) -> dict[str, Tensor]:
 
 def main(argv: list[str]) -> int:
     """Run the command; gives the exit code."""
-    logs.setup()
     if len(argv) != 2:
         sys.stderr.write("usage: python -m engine.model.convert GGUF DEST\n")
         return 2
     try:
         path = convert(Path(argv[0]), Path(argv[1]), _print_progress)
-    except ModelError as error:
+    except Exception as error:
+        if not isinstance(error, ModelError):
+            logger.exception("The conversion failed")
+            error = ConversionError(
+                f"{Path(argv[0]).name} cannot be converted: {error}",
+                fix="Fetch the file again, or choose a model in safetensors format.",
+            )
         values = {"code": type(error).__name__, "message": error.message, "fix": error.fix}
         _print({"error": values})
         logs.fatal(error)
@@ -169,4 +177,5 @@ def _print(line: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
+    logs.setup()
     sys.exit(main(sys.argv[1:]))
