@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from engine.model.count import count as build_and_count
 from panel.models.catalog import catalog
-from panel.models.count import _count
 from panel.models.families import FAMILIES, count
 
 _BASE: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_a_familys_formula_counts_what_transformers_builds(
     config["tie_word_embeddings"] = tied and family != "phi"  # its head has a bias of its own
     config |= {"attention_bias": biased, "use_qkv_bias": biased}
     config["mlp_bias"] = biased and family != "deepseek_v2"  # no formula for that
-    formula, built = count(config), _count(dict(config))
+    formula, built = count(config), build_and_count(dict(config))
     assert formula is not None
     assert formula.num_params == built["num_params"]
     assert built["tied"] == config["tie_word_embeddings"]
@@ -79,7 +79,7 @@ def _rows(shapes: Iterable[Iterable[int]]) -> Counter[int]:
 
 @pytest.mark.parametrize("entry", catalog(), ids=lambda entry: entry.name)
 def test_the_catalogs_numbers_are_those_of_transformers(entry: Any) -> None:
-    built = _count(dict(entry.config))
+    built = build_and_count(dict(entry.config))
     assert built["num_params"] == entry.num_params
     assert sum(s.num_params for s in entry.counted.linears) == sum(
         out * width * n for out, width, n in built["linears"]
