@@ -56,6 +56,8 @@ class Probe:
         return query.new_zeros(*query.shape[:2], value.shape[2])
 
     def see_mask(self, mask_function: Callable[..., Any], window: int | None) -> None:
+        if window == 0:
+            return  # made for no layer: such a mask hides everything
         if not _is_causal(mask_function, window):
             self.other_masks += 1
         elif window:
@@ -138,11 +140,16 @@ def adapt(model: PreTrainedModel) -> tuple[LayerShape, ...]:
 def _check_probe(probe: Probe, config: PreTrainedConfig) -> None:
     name, num_layers = config.model_type, config.get_text_config().num_hidden_layers
     if sorted(probe.calls) != list(range(num_layers)):
-        asked = len(set(probe.calls))
-        raise _unsupported(name, f"attends in {asked} of its {num_layers} layers as known here")
+        raise _unsupported(
+            name,
+            f"asks for attention {len(probe.calls)} times in {len(set(probe.calls))} of its "
+            f"{num_layers} layers, where once in each is needed",
+        )
     if probe.other_masks:
         raise _unsupported(name, "uses an attention mask that is neither causal nor sliding")
-    if not probe.mask_windows <= probe.windows:
+    layer_types = getattr(config.get_text_config(), "layer_types", None)
+    is_sliding = layer_types is None or "sliding_attention" in layer_types
+    if is_sliding and not probe.mask_windows <= probe.windows:
         raise _unsupported(name, f"hides its sliding window of {probe.mask_windows} tokens")
 
 

@@ -9,7 +9,7 @@ called one layer at a time, so that with quantization only one layer is ever the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,8 +71,7 @@ def stored_bytes(model: torch.nn.Module) -> int:
 
 
 def _build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    classes: Mapping[Any, Any] = MODEL_FOR_CAUSAL_LM_MAPPING  # pyright: ignore[reportAssignmentType]  # a lazy mapping
-    model_class: type[PreTrainedModel] = classes[type(config)]
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     adapt.check_class(model_class, config.model_type)
     config.dtype = dtype
     with ExitStack() as stack:

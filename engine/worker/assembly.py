@@ -8,6 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -53,7 +54,7 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     logger.info("Merged %d groups of sibling projections", num_groups)
     length = _max_seq_length(config, loaded.model.config)
     cache = _allocate(config, loaded, layers, length)
-    vocab_size = loaded.model.get_input_embeddings().num_embeddings
+    vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
     limits = _limits(config, min(length, cache.num_tokens), vocab_size)
     runner = Runner(loaded.model, cache, Sampler(config.seed), loaded.device)
     load_s = time.monotonic() - started

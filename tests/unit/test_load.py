@@ -199,8 +199,9 @@ def test_a_checkpoint_that_is_quantized_already_is_refused(folder: Path) -> None
 
 @pytest.mark.parametrize("name", ["bloom", "mpt"])
 def test_alibi_is_refused_by_the_probe(name: str) -> None:
-    sizes = {"vocab_size": 32, "hidden_size": 32, "n_layer": 2, "n_head": 2, "d_model": 32}
-    config = CONFIG_MAPPING[name](**sizes, n_heads=2, n_layers=2)
+    sizes: dict[str, Any] = {"vocab_size": 32, "hidden_size": 32, "n_layer": 2, "n_head": 2}
+    sizes |= {"d_model": 32, "n_heads": 2, "n_layers": 2}
+    config = CONFIG_MAPPING[name](**sizes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with pytest.raises(UnsupportedModel, match=name):
         adapt(model)

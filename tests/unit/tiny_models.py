@@ -66,12 +66,15 @@ ARCHITECTURES: Mapping[str, dict[str, Any]] = {
     "granite": _BASE,
     "gpt_oss": {**_WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {**_EXPERTS, "num_experts": 4},
+    "qwen2_moe": {**_BASE, "num_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
     "mixtral": {**_BASE, "num_local_experts": 4, "num_experts_per_tok": 2},
     "deepseek_v3": _LATENT,
     "cohere": _BASE,
     "cohere2": {**_BASE, "sliding_window": 8},
     "starcoder2": _BASE,
     "smollm3": _BASE,
+    "gpt2": {"n_embd": 48, "n_head": 4, "n_layer": 3, "vocab_size": VOCAB, "eos_token_id": None},
+    "olmo3": {**_BASE, "sliding_window": 8},
     "exaone4": {**_BASE, "sliding_window": 8},
 }
 
