@@ -84,6 +84,16 @@ class FakeCore:
         self._writer: asyncio.StreamWriter | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
 
+    def forget(self) -> None:
+        """Be as at the beginning, for the next test."""
+        for task in self._running.values():
+            task.cancel()
+        self._running.clear()
+        self.submitted.clear()
+        self.aborted.clear()
+        self.script = Script()
+        self.stats = replace(self.stats, generated_tokens=0)
+
     async def run(self) -> None:
         reader, self._writer = await asyncio.open_unix_connection(self._path)
         decoder = Decoder()
