@@ -55,7 +55,7 @@ def draw_supervisor() -> None:
             title=_("No supervisor"),
             icon=":material/warning:",
         )
-        st.code("autoglm supervise", language="bash")
+        st.code("autoglm supervise", language=None)
 
 
 def main() -> None:

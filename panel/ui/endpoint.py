@@ -31,6 +31,6 @@ def draw_code(deployment: Deployment, request: dict[str, object], *, key: str) -
     """The same request as curl and Python, with the key left to the environment."""
     base = f"{deployment.endpoint}/v1"
     curl, python = st.tabs(["curl", "Python"], key=f"code_{key}")
-    curl.code(snippets.curl(base, request), language="bash", wrap_lines=True)
-    python.code(snippets.python(base, request), language="python")
+    curl.code(snippets.curl(base, request), language=None, wrap_lines=True)
+    python.code(snippets.python(base, request), language=None)
     st.caption(_("The key is read from the variable AUTOGLM_API_KEY."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,9 @@ from panel.deployments import Panel
 from panel.hardware.machine import Machine
 from panel.ui import opened
 from tests.ui import scenes
+from tests.ui.look import OpenPage
 
 APP = Path(panel.__file__ or "").parent / "ui" / "app.py"
-
-OpenPage = Callable[..., AppTest]
 
 
 @pytest.fixture

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
+
+OpenPage = Callable[..., AppTest]
+"""The fixture open_page: (page, locale=…, **values of the address) → the drawn page."""
 
 
 def button(test: AppTest, key: str) -> Button:

@@ -9,8 +9,7 @@ from db.models import Desired
 from panel.deployments import Panel
 from panel.errors import NotFound
 from tests.ui import scenes
-from tests.ui.conftest import OpenPage
-from tests.ui.look import button, has_button, words
+from tests.ui.look import OpenPage, button, has_button, words
 
 
 def test_without_deployments_it_offers_the_first_step(open_page: OpenPage) -> None:

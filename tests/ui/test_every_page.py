@@ -9,8 +9,7 @@ import pytest
 from panel.deployments import Panel
 from panel.ui import opened
 from tests.ui import scenes
-from tests.ui.conftest import OpenPage
-from tests.ui.look import asked, button, words
+from tests.ui.look import OpenPage, asked, button, words
 
 PAGES = {
     "setup": ("Set up a model server", "部署模型服务"),

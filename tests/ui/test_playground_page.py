@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from panel.deployments import Panel
 from tests.ui import scenes
-from tests.ui.conftest import OpenPage
-from tests.ui.look import asked, has_button, words
+from tests.ui.look import OpenPage, asked, has_button, words
 
 
 def test_without_a_ready_deployment_it_offers_to_set_one_up(open_page: OpenPage) -> None:

@@ -8,8 +8,7 @@ from db.models import Desired
 from panel.deployments import Panel
 from panel.hardware.machine import Machine
 from tests.ui import scenes
-from tests.ui.conftest import OpenPage
-from tests.ui.look import asked, button, has_button, words
+from tests.ui.look import OpenPage, asked, button, has_button, words
 
 BIG = "Qwen/Qwen2.5-7B-Instruct"
 

@@ -17,7 +17,7 @@ def draw(deployment: Deployment) -> None:
     plan = Plan.from_dict(deployment.plan)
     st.table(rows_of(plan), border="horizontal", alt=_("Settings"))
     st.caption(_("The same from a terminal"))
-    st.code(opened_panel().command_line(plan), language="bash", wrap_lines=True)
+    st.code(opened_panel().command_line(plan), language=None, wrap_lines=True)
     if deployment.last_attempt:
         draw_started(deployment.last_attempt)
 
@@ -39,7 +39,7 @@ def draw_started(attempt: Attempt) -> None:
     """The command as it was started, and the packages it ran with."""
     if attempt.argv:
         st.caption(_("What was started"))
-        st.code(shlex.join(attempt.argv["argv"]), language="bash", wrap_lines=True)
+        st.code(shlex.join(attempt.argv["argv"]), language=None, wrap_lines=True)
     if attempt.environment:
         with st.expander(_("Environment"), icon=":material/inventory_2:"):
             st.json(attempt.environment)

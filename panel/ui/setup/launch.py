@@ -114,7 +114,7 @@ def draw_side(deployment: Deployment, is_settled: bool) -> None:
                 opened_panel().stop(deployment.id, actor=actor())
                 st.rerun()
     st.caption(_("The same from a terminal"))
-    st.code(opened_panel().command_line(plan), language="bash", wrap_lines=True)
+    st.code(opened_panel().command_line(plan), language=None, wrap_lines=True)
     st.caption(_("You may close this page: the start goes on, and this address shows it again."))
 
 

@@ -51,7 +51,7 @@ def draw_command(choice: Choice, sizing: Sizing) -> None:
     panel = opened_panel()
     with problems.shown():
         line = panel.command_line(choice.plan(panel, sizing.chosen))
-        st.code(line, language="bash", wrap_lines=True)
+        st.code(line, language=None, wrap_lines=True)
 
 
 def draw_buttons(choice: Choice, sizing: Sizing | None) -> None:
