@@ -26,7 +26,7 @@ e2e: $(VENV)/dev.stamp  ## tests with a real browser and the real demo model
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/basedpyright
+	$(VENV)/bin/basedpyright --pythonpath $(PY)
 
 format: $(VENV)/dev.stamp  ## put the code into its standard form
 	$(VENV)/bin/ruff check --fix .

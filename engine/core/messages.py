@@ -162,7 +162,7 @@ def _tuples(values: list[Any]) -> list[Any]:
 
 def encode(message: Message) -> bytes:
     """One message as a frame."""
-    body = msgpack.packb([_TAGS[type(message)], *astuple(message)])
+    body: Any = msgpack.packb([_TAGS[type(message)], *astuple(message)])
     return struct.pack(">I", len(body)) + body
 
 
