@@ -11,7 +11,6 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -31,19 +30,19 @@ from db.models import (
 )
 from db.session import Database
 from panel.client import EngineClient
-from panel.errors import DoesNotFit, NotFound, PanelError, ServerUnreachable
+from panel.errors import NotFound, PanelError, ServerUnreachable
 from panel.hardware.detect import detect
 from panel.hardware.machine import Machine
 from panel.models.catalog import Entry
 from panel.models.catalog import catalog as read_catalog
 from panel.models.shape import ModelShape, shape_of_source
-from panel.models.source import ModelSource
 from panel.models.source import parse as parse_source
 from panel.ports import require_free
 from panel.runtimes import engine
 from panel.runtimes.plan import Plan, typed_options
 from panel.settings import Settings
-from panel.sizing.fit import Fit, Precision, Verdict, sizes
+from panel.sizing.choice import Sizing, as_precision, does_not_fit
+from panel.sizing.fit import Precision, Verdict, sizes
 from panel.sizing.recommend import choose
 from panel.sizing.workload import Workload
 
@@ -52,19 +51,6 @@ MACHINE_FACTS_LAST_S = 60.0
 
 SUPERVISOR_SILENT_S = 10.0
 """Without a beat for this long, nobody is acting."""
-
-
-@dataclass(frozen=True)
-class Sizing:
-    """What a model needs on a machine, for each precision, and which precision would be taken."""
-
-    shape: ModelShape
-    fits: dict[Precision, Fit]
-    chosen: Precision
-
-    @property
-    def fit(self) -> Fit:
-        return self.fits[self.chosen]
 
 
 class Panel:
@@ -117,7 +103,7 @@ class Panel:
 
     def shape(self, source_text: str) -> ModelShape:
         """What a model is made of. May read a few kilobytes over the network. SourceError."""
-        return shape_of_source(self._source(source_text), self.settings.models_path)
+        return shape_of_source(parse_source(source_text), self.settings.models_path)
 
     def size(
         self,
@@ -148,7 +134,7 @@ class Panel:
         options: Mapping[str, Any] | None = None,
     ) -> Plan:
         """A complete plan from what was said; the rest is chosen for this machine."""
-        source = self._source(source_text)
+        source = parse_source(source_text)
         workload = workload or Workload()
         if precision is None:
             precision = self.size(source_text, workload=workload).chosen
@@ -311,7 +297,7 @@ class Panel:
                 fix=f"See `autoglm show {deployment.id}`.",
             )
         key = self.api_key(deployment)
-        return EngineClient(deployment.endpoint, key, model=deployment.name)
+        return EngineClient(deployment.endpoint, key, model=deployment.plan["name"])
 
     def chats(self, limit: int = 50) -> Sequence[Chat]:
         with self.database.read() as session:
@@ -349,9 +335,6 @@ class Panel:
 
     # --- parts --------------------------------------------------------------------------------
 
-    def _source(self, text: str) -> ModelSource:
-        return parse_source(text)
-
     def _new_key_file(self) -> Path:
         path = self.settings.keys_path / f"{secrets.token_hex(8)}.key"
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -363,30 +346,3 @@ class Panel:
 def make_private_folder(path: Path) -> None:
     """A folder that only its owner can enter; it holds keys and what people said to models."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-
-def as_precision(value: Precision | str) -> Precision:
-    """Raises PanelError with the values that there are."""
-    try:
-        return Precision(value)
-    except ValueError:
-        allowed = ", ".join(Precision)
-        raise PanelError(f"{value!r} is no precision.", fix=f"Choose one of: {allowed}.") from None
-
-
-def does_not_fit(sizing: Sizing, asked: Workload) -> DoesNotFit:
-    """The error with both numbers and what would fit instead."""
-    fit, limit = sizing.fit, sizing.shape.max_positions
-    if asked.context_tokens > limit:
-        return DoesNotFit(
-            f"A context of {asked.context_tokens} tokens is more than the {limit} "
-            f"that {sizing.shape.name} was made for.",
-            fix=f"Choose {limit} or less. To try all the same: --force.",
-        )
-    smaller = [p for p, f in sizing.fits.items() if f.verdict is not Verdict.TOO_LARGE]
-    fix = f"Choose {smaller[0]}." if smaller else "Choose a smaller model or a shorter context."
-    return DoesNotFit(
-        f"{sizing.shape.name} in {sizing.chosen} needs {fit.total_bytes / 2**30:.1f} GiB; "
-        f"{fit.device_name} gives it {fit.budget_bytes / 2**30:.1f} GiB.",
-        fix=f"{fix} To try all the same: --force.",
-    )

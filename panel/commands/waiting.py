@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -17,6 +18,7 @@ from panel.deployments import Panel
 from panel.errors import PanelError
 
 LOOK_EVERY_S = 0.25
+EXIT_INTERRUPTED = 130
 NOBODY_FOR_S = 10.0
 
 
@@ -29,16 +31,23 @@ def wait_for(panel: Panel, id: str, goal: set[State], *, quiet: bool) -> None:
 
     Raises NobodyActs where no supervisor shows up. Prints the cause of a failure.
     """
-    out = console(stderr=True)
-    if quiet:
-        deployment = _watch(panel, id, goal, lambda _: None)
-    elif out.is_terminal:
-        with Live(console=out, refresh_per_second=8, transient=False) as live:
-            deployment = _watch(panel, id, goal, lambda d: live.update(_picture(d)))
-    else:
-        deployment = _watch(panel, id, goal, _Lines(out).show)
+    try:
+        deployment = _show_until(panel, id, goal, quiet=quiet)
+    except KeyboardInterrupt:
+        warn(f"Only the waiting is over; {id} goes on. See `autoglm show {id}`.")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if deployment.state is State.FAILED:
         _tell_cause(deployment)
+
+
+def _show_until(panel: Panel, id: str, goal: set[State], *, quiet: bool) -> Deployment:
+    out = console(stderr=True)
+    if quiet:
+        return _watch(panel, id, goal, lambda _: None)
+    if not out.is_terminal:
+        return _watch(panel, id, goal, _Lines(out).show)
+    with Live(console=out, refresh_per_second=8) as live:
+        return _watch(panel, id, goal, lambda deployment: live.update(_picture(deployment)))
 
 
 def _watch(

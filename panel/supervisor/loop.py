@@ -16,16 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from db import attempts, deployments, events, supervisors
-from db.errors import DatabaseError
+from db.errors import DatabaseError, NoSuchRow
 from db.models import Attempt, Deployment, State, utc_now
 from db.session import Database
 from panel.runtimes import engine
 from panel.settings import Settings
-from panel.supervisor.act import Actor, MakeCommand
+from panel.supervisor.act import Actor
 from panel.supervisor.actions import Rest
+from panel.supervisor.ending import Ender
 from panel.supervisor.lifecycle import Policy, next_action
 from panel.supervisor.observe import Observer
 from panel.supervisor.probe import ask_health
+from panel.supervisor.starting import MakeCommand, Starter
 from panel.supervisor.watch import Watch, process_of
 
 STEPS_PER_LOOK = 8
@@ -56,7 +58,11 @@ class Supervisor:
         self._policy = policy or Policy()
         self._clock = clock
         self._observer = Observer(database, settings.log_lines_kept)
-        self._actor = Actor(settings, database, self._observer, self._policy, command)
+        self._actor = Actor(
+            database,
+            Starter(settings, database, self._policy, command),
+            Ender(database, self._observer),
+        )
         self._watches: dict[str, Watch] = {}
         self._troubles: dict[str, str] = {}
         self._probes = ThreadPoolExecutor(PROBES_AT_ONCE, thread_name_prefix="probe")
@@ -103,6 +109,8 @@ class Supervisor:
                 if not self._step(id):
                     break
             self._troubles.pop(id, None)
+        except NoSuchRow:  # deleted since we read the list
+            return
         except Exception as error:  # noqa: BLE001  # the one place: recorded, then the next deployment
             self._remember_trouble(id, error)
 

@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from panel.deployments import Sizing, does_not_fit
 from panel.errors import PanelError
 from panel.hardware.detect import detect
 from panel.hardware.machine import Machine
@@ -18,6 +17,7 @@ from panel.models.source import ModelSource, SourceKind, parse
 from panel.ports import require_free
 from panel.runtimes.engine import PACKAGES_PATH
 from panel.runtimes.plan import Plan
+from panel.sizing.choice import Sizing, does_not_fit
 from panel.sizing.fit import Verdict, sizes
 
 SPARE_DISK_BYTES = 2**30

@@ -7,14 +7,12 @@
           deaf               ignores SIGTERM, and so does its child
           bad_config         logs a fatal line and exits with 2
           crash_early        exits with 1 before it is ready
-          crash_late         is killed by a signal soon after it is ready
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -56,8 +54,6 @@ class Handler(BaseHTTPRequestHandler):
         text = {"choices": [{"text": " x", "finish_reason": "length"}], "usage": usage}
         self.wfile.write(f"data: {json.dumps(text)}\n\ndata: [DONE]\n\n".encode())
         log("INFO", "stand_in.http answered")
-        if self.options.behave == "crash_late":
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     def answer(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()

@@ -191,7 +191,13 @@ def test_a_crash_loop_ends_as_failed_with_its_cause(
 def test_five_crashes_of_a_ready_engine_end_as_failed(
     panel: Panel, until: Until, model: Path
 ) -> None:
-    failed = until(launch(panel, model, "crash_late"), in_state(State.FAILED))
+    id = launch(panel, model, "ok")
+    for number in range(1, 6):
+        ready = until(id, lambda d, n=number: d.state is State.READY and len(d.attempts) == n)
+        pid = ready.attempts[-1].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    failed = until(id, in_state(State.FAILED))
     assert [a.outcome for a in failed.attempts] == [Outcome.CRASHED] * 5
 
 
@@ -323,6 +329,36 @@ def test_an_engine_that_died_while_nobody_watched_is_started_again(
     assert "no supervisor was watching" in cause["message"]
 
 
+def test_preparing_dies_with_its_supervisor_and_is_begun_again(
+    panel: Panel, until: Until, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The model's folder lies behind a pipe, so that preparing takes as long as we want."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in model.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    id = launch(panel, copy, "ok")
+    with killed_supervisor(panel) as child:
+        wait_for_stage(panel, id, StageName.PREFLIGHT)
+        weights = (copy / "model.safetensors").read_bytes()
+        (copy / "model.safetensors").unlink()
+        os.mkfifo(copy / "model.safetensors")
+        deadline = time.monotonic() + 20
+        while not processes_of(id):
+            assert time.monotonic() < deadline, panel.events(id)
+            time.sleep(0.02)
+        child.kill()
+        child.wait()
+    deadline = time.monotonic() + 5
+    while processes_of(id):
+        assert time.monotonic() < deadline, "preparing outlived its supervisor"
+        time.sleep(0.02)
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").write_bytes(weights)
+    ready = until(id, in_state(State.READY))
+    assert len(ready.attempts) == 1, "the same attempt goes on"
+
+
 def test_a_pid_that_was_given_out_again_is_left_alone(
     panel: Panel, until: Until, model: Path
 ) -> None:
@@ -347,6 +383,17 @@ def killed_supervisor(panel: Panel) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **panel.settings.child_environment()}
     command = [sys.executable, "-m", "tests.contract.run_supervisor"]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def wait_for_stage(panel: Panel, id: str, name: StageName) -> None:
+    """Until that stage is done."""
+    deadline = time.monotonic() + 30
+    while True:
+        stages = [s for a in panel.deployment(id).attempts for s in a.stages if s.name is name]
+        if any(stage.status is StageStatus.DONE for stage in stages):
+            return
+        assert time.monotonic() < deadline, panel.events(id)
+        time.sleep(0.005)
 
 
 def wait_for_state(panel: Panel, id: str, state: State) -> None:
