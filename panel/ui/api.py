@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,29 +113,33 @@ async def stream(panel: Panel, query: LogQuery) -> AsyncIterator[str]:
     yield "retry: 2000\n\n"
     while True:
         finished = await run_in_threadpool(_is_final, panel, query.deployment_id)
-        lines = await run_in_threadpool(read_lines, panel, query)
+        lines, seen_id = await run_in_threadpool(read_lines, panel, query)
         if lines:
-            query = replace(query, after_id=lines[-1].id)
             yield f"id: {lines[-1].id}\ndata: {json.dumps([as_row(line) for line in lines])}\n\n"
         elif finished:
             yield "event: end\ndata: {}\n\n"
             return
-        elif query.after_id is None:
-            query = replace(query, after_id=0)
+        query = replace(query, after_id=seen_id, limit=MAX_LINES)
         quiet_polls = 0 if lines else quiet_polls + 1
         if quiet_polls and quiet_polls % HEARTBEAT_POLLS == 0:
             yield ": still here\n\n"
-        await asyncio.sleep(0 if len(lines) == query.limit else POLL_S)
+        await asyncio.sleep(POLL_S)
 
 
-def read_lines(panel: Panel, query: LogQuery) -> list[LogLine]:
-    """One step of the stream: a search or the newest lines first, later what came after them."""
-    id = query.deployment_id
+def read_lines(panel: Panel, query: LogQuery) -> tuple[Sequence[LogLine], int]:
+    """One step of the stream: lines to show, oldest first, and the newest id that was looked at.
+
+    The first step of a search asks the database's index; later steps look at what came since.
+    """
+    id, level, seen_id = query.deployment_id, query.level, query.after_id or 0
     if query.text and query.after_id is None:
-        return list(panel.search_logs(query.text, id=id, level=query.level, limit=query.limit))
-    lines = panel.logs(id, limit=query.limit, level=query.level, after_id=query.after_id)
-    wanted = query.text.casefold()
-    return [line for line in lines if wanted in line.text.casefold()]
+        newest = panel.logs(id, limit=1)
+        found = panel.search_logs(query.text, id=id, level=level, limit=query.limit)
+        return found[::-1], newest[-1].id if newest else seen_id
+    lines = panel.logs(id, limit=query.limit, level=level, after_id=query.after_id)
+    words = query.text.casefold().split()
+    wanted = [line for line in lines if all(word in line.text.casefold() for word in words)]
+    return wanted, lines[-1].id if lines else seen_id
 
 
 def as_row(line: LogLine) -> dict[str, Any]:
