@@ -122,18 +122,19 @@ class TinyEngine:
         max_num_seqs: int = 8,
         enable_prefix_cache: bool = True,
     ) -> tuple[Scheduler, Runner]:
+        device = next(self.model.parameters()).device
         cache = KVCache(
             self.layers,
             num_blocks=num_blocks,
             block_size=block_size,
             dtype=torch.float32,
-            device=torch.device("cpu"),
+            device=device,
         )
         limits = Limits(
             MAX_SEQ_LENGTH, max_num_seqs, budget, block_size, VOCAB, enable_prefix_cache
         )
         scheduler = Scheduler(limits, BlockManager(num_blocks))
-        return scheduler, Runner(self.model, cache, Sampler(0), torch.device("cpu"))
+        return scheduler, Runner(self.model, cache, Sampler(0), device)
 
 
 def drain(scheduler: Scheduler, runner: Runner) -> dict[str, list[int]]:
