@@ -100,6 +100,7 @@ class CoreLink:
         self.stats: Stats | None = None
         self.fatal: Fatal | None = None
         self.last_step_at: float | None = None
+        self.connected = asyncio.Event()
         self.became_ready = asyncio.Event()
         self.lost = asyncio.Event()
         self.stepped = asyncio.Event()
@@ -112,10 +113,6 @@ class CoreLink:
     def num_open(self) -> int:
         """Requests that have not ended (each choice of an HTTP request is one)."""
         return len(self._mailboxes)
-
-    @property
-    def is_connected(self) -> bool:
-        return self._writer is not None
 
     async def listen(self, path: Path) -> None:
         self._server = await asyncio.start_unix_server(self._serve_core, path, limit=_READ_BYTES)
@@ -184,6 +181,7 @@ class CoreLink:
             writer.close()
             return
         self._writer = writer
+        self.connected.set()
         decoder = Decoder()
         try:
             while data := await reader.read(_READ_BYTES):

@@ -26,6 +26,9 @@ logger = logging.getLogger("engine.api")
 _MAX_SOCKET_PATH = 100
 """The kernel allows 107 bytes for a socket's path."""
 
+_TERMINATE_S = 1.5
+"""After this the core is killed: it is suspended, or hangs in the driver."""
+
 CORE_COMMAND = (sys.executable, "-m", "engine.core.process")
 
 
@@ -78,13 +81,15 @@ class CoreProcess:
 
     async def _watch(self, process: Process) -> None:
         """Tell the link when the process has ended, whatever its socket looks like."""
-        ready = asyncio.create_task(self.link.became_ready.wait())
+        connected = asyncio.create_task(self.link.connected.wait())
         ended = asyncio.create_task(process.wait())
-        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-        ready.cancel()
+        await asyncio.wait({connected, ended}, return_when=asyncio.FIRST_COMPLETED)
+        connected.cancel()
         self._remove_folder()
         exit_code = await ended
-        if self.link.is_connected:  # a last message may still wait in the socket, before its end
+        if (
+            self.link.connected.is_set()
+        ):  # a last message may still wait in the socket, before its end
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.link.lost.wait(), 1.0)
         if self.link.fatal is None:
@@ -98,11 +103,13 @@ class CoreProcess:
 
 
 async def _reap(process: Process, grace_s: float) -> None:
-    for wait_s, send in ((grace_s, process.terminate), (1.0, process.kill)):
+    """A core has nothing to save: one that is slow to go (unloading torch takes seconds on a busy
+    machine) is ended by a signal."""
+    for wait_s, send in ((grace_s, process.terminate), (_TERMINATE_S, process.kill)):
         try:
             await asyncio.wait_for(process.wait(), wait_s)
         except TimeoutError:
-            logger.warning("The engine core goes on; sending %s", send.__name__)
+            logger.info("The engine core goes on after %g s; sending %s", wait_s, send.__name__)
             send()
         else:
             return

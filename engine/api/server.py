@@ -45,7 +45,7 @@ class Grace:
     """Seconds that each part of an end may take; 10 together."""
 
     drain_s: float = 6.0
-    core_s: float = 2.0
+    core_s: float = 0.5
     close_s: float = 1.0
     tell_s: float = 0.5
     """How long a dead engine still answers, so that its clients hear why."""

@@ -237,7 +237,7 @@ class Harness:
         self.core = FakeCore(self._socket_path)
         core = asyncio.create_task(self.core.run())
         serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
-        while not (self._server.started and self.link.is_connected):
+        while not (self._server.started and self.link.connected.is_set()):
             await asyncio.sleep(0.005)
         self.core.send(Loading("load", 0.4, "12 of 30 layers"))
         while self.link.loading.stage != "load":
