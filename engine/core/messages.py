@@ -171,7 +171,8 @@ def _values(record: Any) -> list[Any]:
 
 def encode(message: Message) -> bytes:
     """One message as a frame."""
-    body: Any = msgpack.packb([_TAGS[type(message)], *astuple(message)])
+    values = [_TAGS[type(message)], *_values(message)]
+    body: Any = msgpack.packb(values, default=_values)
     return struct.pack(">I", len(body)) + body
 
 
