@@ -204,6 +204,10 @@ class Panel:
                 f"Deployment {found.id} is {found.state}; only one that has ended can be deleted.",
                 fix=f"Stop it first: autoglm stop {found.id}",
             )
+        is_more = True
+        while is_more:  # in short transactions, so that others can write meanwhile
+            with self.database.begin() as session:
+                is_more = log_lines.discard(session, found.id)
         with self.database.begin() as session:
             deployments.delete(session, found.id)
         files = [a.log_path for a in found.attempts] + [found.api_key_file]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from db import attempts, deployments, events, supervisors
+from db import deployments, events, supervisors
 from db.errors import DatabaseError, NoSuchRow
 from db.models import Attempt, Deployment, State, utc_now
 from db.session import Database
@@ -118,7 +118,9 @@ class Supervisor:
         """Look at one deployment, decide and act; False if there was nothing to do."""
         with self._database.read() as session:
             deployment = deployments.get(session, id)
-            attempt = attempts.running(session, id)
+        attempt = deployment.last_attempt
+        if attempt is not None and attempt.ended_at is not None:
+            attempt = None
         watch = self._watch(deployment, attempt)
         now = self._clock()
         seen = self._observer.observe(attempt, watch)
