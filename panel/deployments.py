@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,9 +211,9 @@ class Panel:
                 is_more = log_lines.discard(session, found.id)
         with self.database.begin() as session:
             deployments.delete(session, found.id)
-        files = [a.log_path for a in found.attempts] + [found.api_key_file]
-        for path in filter(None, files):
-            Path(path).unlink(missing_ok=True)
+        shutil.rmtree(self.settings.logs_path / found.id, ignore_errors=True)
+        if found.api_key_file:
+            Path(found.api_key_file).unlink(missing_ok=True)
 
     # --- what was seen ------------------------------------------------------------------------
 

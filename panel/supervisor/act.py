@@ -77,8 +77,8 @@ class Actor:
             case ForgetRestarts():
                 with self._database.begin() as session:
                     deployments.set_state(session, deployment.id, deployment.state, restarts=0)
-            case Terminate(cause):
-                self._ender.terminate(cause, deployment, attempt, watch, now)
+            case Terminate():
+                self._ender.terminate(action, deployment, attempt, watch, now)
             case Kill():
                 self._ender.kill(attempt)
             case Collect():

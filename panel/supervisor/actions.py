@@ -73,9 +73,13 @@ class ForgetRestarts:
 
 @dataclass(frozen=True)
 class Terminate:
-    """Ask the engine to end. cause: why we want it gone, None if the person does."""
+    """Ask the engine to end. cause: why we want it gone, None if the person does.
+
+    is_permanent: starting it again would not help.
+    """
 
     cause: Cause | None
+    is_permanent: bool = False
 
 
 @dataclass(frozen=True)

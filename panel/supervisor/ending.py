@@ -14,8 +14,8 @@ from db.session import Database
 from panel.ports import is_free
 from panel.runtimes.plan import Plan
 from panel.supervisor import preparing
-from panel.supervisor.actions import EndAndGiveUp, EndAndRetry
-from panel.supervisor.causes import EVIDENCE_LINES, Cause, explain_exit
+from panel.supervisor.actions import EndAndGiveUp, EndAndRetry, Terminate
+from panel.supervisor.causes import EVIDENCE_LINES, explain_exit
 from panel.supervisor.observe import Observer
 from panel.supervisor.seen import Ending
 from panel.supervisor.watch import Watch, marker_of, process_of
@@ -31,13 +31,14 @@ class Ender:
 
     def terminate(
         self,
-        cause: Cause | None,
+        action: Terminate,
         deployment: Deployment,
         attempt: Attempt,
         watch: Watch,
         now: datetime,
     ) -> None:
-        watch.ending = Ending(since=now, cause=cause)
+        cause = action.cause
+        watch.ending = Ending(since=now, cause=cause, is_permanent=action.is_permanent)
         if cause is None:
             with self._database.begin() as session:
                 deployments.set_state(session, deployment.id, State.STOPPING)

@@ -142,7 +142,7 @@ def _while_ending(
     with_evidence = Cause(
         code=cause.code, message=cause.message, fix=cause.fix, evidence=seen.exit.cause.evidence
     )
-    ended = Exit(code=seen.exit.code, cause=with_evidence, is_permanent=False)
+    ended = Exit(code=seen.exit.code, cause=with_evidence, is_permanent=seen.ending.is_permanent)
     return _after_end(deployment, attempt, ended, now, policy)
 
 
@@ -182,7 +182,7 @@ def _own_work(
         return _progress(stage, job.progress, job.detail)
     assert job.exit is not None, job
     if attempt.pid is not None:
-        return Terminate(job.exit.cause)
+        return Terminate(job.exit.cause, job.exit.is_permanent)
     return _after_end(deployment, attempt, job.exit, now, policy)
 
 

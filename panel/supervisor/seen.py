@@ -35,10 +35,11 @@ class JobSeen:
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """We asked the engine to end. cause: None if the person wanted it so."""
+    """We asked the engine to end. cause, is_permanent: as in the action Terminate."""
 
     since: datetime
     cause: Cause | None
+    is_permanent: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

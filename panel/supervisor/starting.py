@@ -14,7 +14,8 @@ from typing import Any
 from db import attempts, deployments, stages
 from db.models import Attempt, Deployment, StageName, StageStatus, State
 from db.session import Database
-from panel.errors import PanelError
+from engine.errors import EngineError
+from panel.errors import NotFound, PanelError
 from panel.ports import next_free, require_free
 from panel.runtimes import engine
 from panel.runtimes.engine import Command
@@ -73,7 +74,10 @@ class Starter:
         with self._database.begin() as session:
             stages.start(session, attempt.id, stage)
         cancel_job(watch)
-        watch.job = self._job(stage, deployment, attempt)
+        try:
+            watch.job = self._job(stage, deployment, attempt)
+        except (PanelError, EngineError) as error:
+            watch.exit = exit_of(error)
 
     def _job(self, stage: StageName, deployment: Deployment, attempt: Attempt) -> Job:
         plan = Plan.from_dict(deployment.plan)
@@ -84,9 +88,9 @@ class Starter:
             was_told = (deployment.predicted or {}).get("verdict") == Verdict.TOO_LARGE
             return ThreadJob(stage, partial(preflight, plan, models_path, is_forced=was_told))
         assert deployment.endpoint is not None, deployment.id
-        key = read_key(deployment.api_key_file)
         timeout_s = self._policy.deadlines_s[StageName.FIRST_TOKEN]
-        return ThreadJob(stage, partial(probe.first_token, deployment.endpoint, key, timeout_s))
+        key_file = deployment.api_key_file
+        return ThreadJob(stage, partial(_first_token, deployment.endpoint, key_file, timeout_s))
 
     def finish(
         self, stage: StageName, deployment: Deployment, attempt: Attempt, watch: Watch
@@ -100,7 +104,7 @@ class Starter:
         }[stage]
         try:
             finish(result, deployment, attempt, watch)
-        except PanelError as error:
+        except (PanelError, EngineError) as error:
             watch.exit = exit_of(error)
             return
         watch.job = None
@@ -191,5 +195,11 @@ def cancel_job(watch: Watch) -> None:
         watch.job = None
 
 
-def read_key(path: str | None) -> str | None:
-    return Path(path).read_text().strip() if path else None
+def _first_token(endpoint: str, key_file: str | None, timeout_s: float) -> probe.FirstToken:
+    try:
+        key = Path(key_file).read_text().strip() if key_file else None
+    except OSError as error:
+        raise NotFound(
+            f"The API key cannot be read: {error}.", fix="Redeploy it; a new key is made then."
+        ) from error
+    return probe.first_token(endpoint, key, timeout_s)

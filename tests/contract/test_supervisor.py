@@ -266,6 +266,18 @@ def test_a_model_folder_damaged_after_asking_fails_with_the_file_named(
     assert cause["code"] == "model_folder"
 
 
+def test_a_key_that_is_gone_fails_with_what_to_do(panel: Panel, until: Until, model: Path) -> None:
+    id = launch(panel, model, "ok")
+    Path(panel.deployment(id).api_key_file or "").unlink()
+    failed = until(id, in_state(State.FAILED))
+    (attempt,) = failed.attempts
+    cause = attempt.cause
+    assert cause is not None
+    assert "API key" in cause["message"]
+    assert "Redeploy" in cause["fix"]
+    assert processes_of(id) == []
+
+
 @pytest.mark.timeout(60)
 def test_a_stopped_process_is_noticed_within_ten_seconds_and_comes_back(
     panel: Panel, until: Until, model: Path

@@ -249,6 +249,13 @@ ROWS: list[tuple[str, Deployment, Attempt | None, Observation, Action]] = [
         Terminate(OOM),
     ),
     (
+        "no first token, and never will be: end it for good",
+        deployment(State.STARTING),
+        at(FIRST_TOKEN),
+        alive(job=JobSeen(stage=FIRST_TOKEN, status=JobStatus.FAILED, exit=WRONG)),
+        Terminate(WRONG.cause, is_permanent=True),
+    ),
+    (
         "past the deadline: end it",
         deployment(State.STARTING),
         at(WARM_UP, begun_s=601),
@@ -384,6 +391,13 @@ ROWS: list[tuple[str, Deployment, Attempt | None, Observation, Action]] = [
             NOW + timedelta(seconds=1),
             1,
         ),
+    ),
+    (
+        "ended by us for good: give up",
+        deployment(State.STARTING),
+        at(FIRST_TOKEN),
+        Observation(ending=Ending(since=ago(1), cause=OOM, is_permanent=True), exit=CRASH),
+        EndAndGiveUp(Outcome.FAILED, OOM, -9, "Starting again would not help."),
     ),
     # --- wanted stopped
     ("never begun: stopped", wanted_stopped(State.PENDING), None, NOBODY, EndStopped()),
