@@ -29,7 +29,7 @@ from engine.errors import ModelError, UnsupportedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger("engine.convert")
 
@@ -98,8 +98,7 @@ def _write(gguf: Path, folder: Path, report: Report) -> None:
         ) from error
     report(0.2, "Reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(location, gguf_file=name)
-    tokenizer.model_max_length = config.max_position_embeddings
-    tokenizer.save_pretrained(folder)
+    _save_tokenizer(tokenizer, config, folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     _check_space(folder, 2 * model.num_parameters())
@@ -110,6 +109,19 @@ def _write(gguf: Path, folder: Path, report: Report) -> None:
     model.save_pretrained(folder, state_dict=state)
     for file in folder.iterdir():
         file.chmod(0o644)
+
+
+def _save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: Path
+) -> None:
+    """Store it with the special tokens that the file names (transformers 5.17 takes others)."""
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        token_id = getattr(config, name + "_id", None)
+        if isinstance(token_id, int):
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(token_id))
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.model_max_length = config.max_position_embeddings
+    tokenizer.save_pretrained(folder)
 
 
 def _check_space(folder: Path, weight_bytes: int) -> None:

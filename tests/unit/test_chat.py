@@ -74,12 +74,9 @@ def test_a_folder_that_lacks_a_file_is_refused_with_its_name(tmp_path: Path) -> 
         load(folder)
 
 
-def test_the_api_process_does_not_import_torch(tmp_path: Path) -> None:
-    folder = save_folder(tmp_path / "tiny")
+def test_until_the_port_is_bound_neither_torch_nor_transformers_is_imported() -> None:
     program = (
-        "import sys; from pathlib import Path; import engine.api.server, engine.launch\n"
-        f"from engine.api.chat import load; v = load(Path({str(folder)!r}))\n"
-        "v.encode_chat([{'role': 'user', 'content': 'x'}], {})\n"
-        "sys.exit('torch' in sys.modules)"
+        "import sys, engine.launch, engine.api.server\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -19,10 +19,10 @@ TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% en
 
 
 def _byte_tokens() -> list[str]:
-    """The bytes as byte-level BPE writes them, and one merged token."""
+    """The bytes as byte-level BPE writes them, and two merged tokens."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return [*map(chr, printable), *(chr(256 + n) for n in range(len(others))), "ab"]
+    return [*map(chr, printable), *(chr(256 + n) for n in range(len(others))), "ab", "cd"]
 
 
 def _write_gguf(path: Path, *, without: str = "", architecture: str = "llama") -> Path:
@@ -42,7 +42,7 @@ def _write_gguf(path: Path, *, without: str = "", architecture: str = "llama") -
     writer.add_token_list(tokens)
     kinds = [gguf.TokenType.CONTROL] * len(SPECIAL)
     writer.add_token_types([*kinds, *[gguf.TokenType.NORMAL] * (len(tokens) - len(SPECIAL))])
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a b", "c d"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
@@ -90,7 +90,7 @@ def test_the_folder_holds_model_tokenizer_and_template(tmp_path: Path) -> None:
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "é"}])["input_ids"]
     assert (ids[0], ids[-1], len(ids)) == (1, 2, 4)
     model = AutoModelForCausalLM.from_pretrained(dest)
-    assert model.num_parameters() == sum(map(np.prod, _tensors(260).values()))
+    assert model.num_parameters() == sum(map(np.prod, _tensors(261).values()))
     assert [path.name for path in dest.parent.iterdir()] == ["tiny"]
 
 
