@@ -110,6 +110,8 @@ def main() -> int:
     try:
         settings = Settings.from_environment()
         logging.basicConfig(level=settings.log_level.upper())
+        for chatty in ("alembic", "httpx"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         serve(settings)
     except (PanelError, ConfigError) as error:
         sys.stderr.write(f"error: {error.message}\nfix: {error.fix}\n")

@@ -7,6 +7,7 @@ import pytest
 from db.models import Desired
 from panel.deployments import Panel
 from panel.hardware.machine import Machine
+from panel.ui.setup.choice import OPTIONS
 from tests.ui import scenes
 from tests.ui.look import OpenPage, asked, button, has_button, words
 
@@ -60,6 +61,35 @@ def test_halving_the_context_is_written_into_the_address(open_page: OpenPage) ->
     page = open_page(step="model", model=f"hf:{BIG}", precision="float32", context="8192")
     button(page, "fix_context").click().run()
     assert asked(page, "context") == "4096"
+
+
+def test_start_anyway_launches_what_the_sizing_advises_against(
+    open_page: OpenPage, panel_here: Panel
+) -> None:
+    page = open_page(step="model", model=f"hf:{BIG}", precision="float32")
+    button(page, "force").click().run()
+    (deployment,) = panel_here.deployments()
+    assert asked(page, "deployment") == deployment.id
+
+
+def test_an_option_is_changed_by_a_widget_derived_from_its_row_and_taken_out_by_its_default(
+    open_page: OpenPage,
+) -> None:
+    page = open_page(step="model")
+    page.number_input(key="option_block_size").set_value(32).run()
+    assert asked(page, "option") == "block_size=32"
+    assert "block_size=32" in words(page)
+    page.number_input(key="option_block_size").set_value(64).run()
+    assert "option" not in page.query_params
+
+
+def test_every_option_of_the_engine_that_a_plan_leaves_open_has_a_widget(
+    open_page: OpenPage,
+) -> None:
+    page = open_page(step="model")
+    kinds = (page.number_input, page.toggle, page.selectbox, page.text_input)
+    keys = {widget.key for kind in kinds for widget in kind}
+    assert {f"option_{name}" for name in OPTIONS} <= keys
 
 
 def test_an_unknown_model_is_explained_and_cannot_be_launched(open_page: OpenPage) -> None:

@@ -46,7 +46,7 @@ def draw(
 def _draw_deployment(deployment: Deployment, deployments: Sequence[Deployment]) -> None:
     key = "chat_deployment"
     ids = [d.id for d in deployments]
-    names = {d.id: f"{d.name} · {d.plan['precision']} · {d.id}" for d in deployments}
+    names = {d.id: f"{d.name} · {d.id}" for d in deployments}
     st.session_state[key] = deployment.id
     st.selectbox(
         _("Deployment"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from typing import Any
+
 import streamlit as st
 
 from db.models import Deployment, State, utc_now
@@ -10,6 +14,7 @@ from panel.errors import PanelError
 from panel.ui.actor import actor
 from panel.ui.i18n import _
 from panel.ui.listing.memory import measured_memory
+from panel.ui.listing.rates import Sample, rates_per_s, with_sample
 from panel.ui.opened import opened_panel
 from panel.ui.problems import shown
 from panel.ui.progress import time_to_ready_s
@@ -79,16 +84,30 @@ def draw_figures(deployment: Deployment) -> None:
         st.metric(_("Time to ready"), duration(time_to_ready_s(attempt)))
         peak = memory.get("peak_bytes")
         st.metric(_("Memory"), gib(peak) if peak else "–")
-        facts = health.facts if health else {}
-        st.metric(
-            _("Requests now"),
-            number(facts["running"]) if "running" in facts else "–",
-            help=_("Computed now; {n} wait", n=facts.get("waiting", 0)),
-        )
-        st.metric(
-            _("Tokens made"),
-            number(facts["generated_tokens"]) if "generated_tokens" in facts else "–",
-        )
+        draw_load(deployment.id, health.facts if health else {})
+
+
+def draw_load(id: str, facts: Mapping[str, Any]) -> None:
+    """Requests and tokens a second, as this page has seen them since it was opened."""
+    st.metric(
+        _("Requests now"),
+        number(facts["running"]) if "running" in facts else "–",
+        help=_("Computed now; {n} wait", n=facts.get("waiting", 0)),
+    )
+    if "generated_tokens" not in facts:
+        st.metric(_("Tokens per second"), "–")
+        return
+    key = f"samples_{id}"
+    sample = Sample(time.monotonic(), facts["generated_tokens"])
+    st.session_state[key] = with_sample(st.session_state.get(key, []), sample)
+    rates = rates_per_s(st.session_state[key])
+    st.metric(
+        _("Tokens per second"),
+        number(rates[-1], 1) if rates else "–",
+        chart_data=rates if len(rates) > 1 else None,
+        chart_type="area",
+        help=_("{n} tokens since it started", n=number(facts["generated_tokens"])),
+    )
 
 
 def health_of(deployment: Deployment) -> Health | None:

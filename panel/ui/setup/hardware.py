@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import streamlit as st
 
-from panel.hardware.machine import Gpu, Machine
-from panel.ui.i18n import _, ngettext
+from panel.hardware.machine import Gpu, Machine, ProblemCode
+from panel.models.catalog import Tier
+from panel.sizing.recommend import tier_of
+from panel.ui.i18n import N_, _, ngettext
 from panel.ui.opened import opened_panel
 from panel.ui.setup.choice import Choice
-from panel.ui.wording import gib, number
+from panel.ui.wording import Word, badge, gib, number
 
 OK, NOTE, LACK = (
     ("green", ":material/check:"),
     ("gray", ":material/info:"),
     ("orange", ":material/warning:"),
 )
+NOT_WORTH_SAYING = (ProblemCode.NO_DRIVER, ProblemCode.NO_GPU)
+"""A badge says these already."""
+
 LITTLE_DISK_BYTES = 20 * 1024**3
 """A 7B model in bfloat16 takes 15 GB on disk; below this the card warns."""
 
@@ -30,7 +35,9 @@ def draw(choice: Choice) -> None:
     with right:
         st.subheader(_("What it means"))
         with st.container(border=True):
+            draw_tier(machine)
             draw_meaning(machine)
+        draw_problems(machine)
         with st.container(horizontal=True, horizontal_alignment="right"):
             st.button(
                 _("Choose a model"),
@@ -118,6 +125,25 @@ def draw_facts(machine: Machine) -> None:
 def gpu_line(gpu: Gpu) -> str:
     free = _("{size} free", size=gib(gpu.free_bytes))
     return f"{gpu.name} · {gib(gpu.memory_bytes, 0)} · {free}"
+
+
+def draw_tier(machine: Machine) -> None:
+    """Which class of models this machine is for."""
+    words = {
+        Tier.LARGE: Word(N_("For 7B and 13B models in production"), "green", ":material/rocket:"),
+        Tier.SMALL: Word(N_("For 7B models in development"), "green", ":material/check_circle:"),
+        Tier.DEMO: Word(N_("For the demo model and for trying out"), "blue", ":material/science:"),
+    }
+    badge(words[tier_of(machine)])
+
+
+def draw_problems(machine: Machine) -> None:
+    """What was found wrong with the machine, each with its fix; a machine without a GPU is not."""
+    for problem in machine.problems:
+        if problem.code in NOT_WORTH_SAYING:
+            continue
+        fix = f"  \n:material/build: {problem.fix}" if problem.fix else ""
+        st.warning(f"{problem.message}{fix}", icon=":material/warning:")
 
 
 def draw_meaning(machine: Machine) -> None:
