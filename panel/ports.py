@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Collection
 
 import psutil
 
-from panel.errors import PortInUse
+from panel.errors import PanelError, PortInUse
 
 FIRST_PORT = 8080
 LAST_PORT = 8999
 
 
+class CannotListen(PanelError):
+    code = "cannot_listen"
+
+
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen there now. Raises CannotListen where none ever could."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             server.bind((host, port))
             server.listen(1)
-        except OSError:
-            return False
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise CannotListen(
+                f"Nothing can listen on {host} port {port}: {error.strerror}.",
+                fix="Choose an address of this machine and a port above 1023.",
+            ) from error
     return True
 
 

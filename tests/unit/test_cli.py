@@ -123,6 +123,12 @@ def test_a_port_in_use_is_refused_with_its_owner() -> None:
     assert f"Port {port} on 127.0.0.1 is in use by" in result.stderr
 
 
+def test_an_address_of_another_machine_is_no_port_in_use() -> None:
+    result = run("launch", "demo", "--port", "8123", "--option", "host=192.0.2.1")
+    assert result.exit_code == 1
+    assert "Nothing can listen on 192.0.2.1" in result.stderr
+
+
 def test_a_damaged_database_is_named_and_left_as_it_is(home: Path) -> None:
     launched()
     database = home / "autoglm.db"
