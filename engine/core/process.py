@@ -78,6 +78,7 @@ def _serve(config: EngineConfig, connection: Connection) -> None:
     read_folder(config.model_path)  # before torch is imported: a bad folder is told at once
     report = Progress(connection)
     report("load", 0.0, "Importing torch")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads OpenMP
     from engine.worker.assembly import assemble
 
     engine = assemble(config, report)

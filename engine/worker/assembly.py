@@ -46,7 +46,8 @@ class Engine:
 
 def assemble(config: EngineConfig, report: Report) -> Engine:
     """Load, allocate and warm up. Raises ModelError, ConfigError."""
-    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    num_threads = config.num_threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(num_threads)
     started = time.monotonic()
     loaded = load_model(config, lambda share, detail: report("load", share, detail))
     layers = adapt(loaded.model)
@@ -56,7 +57,9 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     cache = _allocate(config, loaded, layers, length)
     vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
     limits = _limits(config, min(length, cache.num_tokens), vocab_size)
-    runner = Runner(loaded.model, cache, Sampler(config.seed), loaded.device)
+    runner = Runner(
+        loaded.model, cache, Sampler(config.seed), loaded.device, num_threads=num_threads
+    )
     load_s = time.monotonic() - started
     report("warm_up", 0.0, "First tokens")
     warm_up_s = _warm_up(runner, cache, limits, loaded.device)

@@ -12,17 +12,31 @@ from engine.worker.inputs import Inputs, build_inputs
 from engine.worker.kvcache import KVCache, PagedStep
 from engine.worker.sampler import Sampler
 
+_FEW_TOKENS = 8
+"""Up to here a step on a CPU waits for memory, not for arithmetic."""
+
 
 class Runner:
-    """Owns the model, its KV cache and the device; knows nothing of queues or sockets."""
+    """Owns the model, its KV cache and the device; knows nothing of queues or sockets.
+
+    num_threads: CPU threads for steps of many tokens; a step of few uses half of them, as they
+    saturate the memory already and each more is one to wait for. None leaves torch's setting.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, cache: KVCache, sampler: Sampler, device: torch.device
+        self,
+        model: PreTrainedModel,
+        cache: KVCache,
+        sampler: Sampler,
+        device: torch.device,
+        *,
+        num_threads: int | None = None,
     ) -> None:
         self._model = model
         self._cache = cache
         self._sampler = sampler
         self._device = device
+        self._num_threads = num_threads
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:
@@ -30,6 +44,9 @@ class Runner:
 
         The KV of all chunks is in the cache afterwards.
         """
+        if self._num_threads:
+            is_small = sum(chunk.num_tokens for chunk in batch) <= _FEW_TOKENS
+            torch.set_num_threads(max(1, self._num_threads // 2) if is_small else self._num_threads)
         inputs = build_inputs(batch, self._cache.block_size, self._device)
         logits = self._forward(inputs)
         requests = [chunk.request for chunk in batch if chunk.is_sampled]

@@ -249,6 +249,17 @@ def test_the_core_dies_with_its_parent(folder: Path, tmp_path: Path) -> None:
     server.close()
 
 
+def test_steps_of_few_tokens_use_half_of_the_threads() -> None:
+    scheduler, runner = TinyEngine(tiny_model("llama")).start(num_threads=4)
+    scheduler.submit("a", prompts(20)[0], SamplingParams(max_new_tokens=2))
+    used = []
+    while scheduler.has_work:
+        batch = scheduler.schedule()
+        scheduler.commit(batch, runner.run(batch))
+        used.append(torch.get_num_threads())
+    assert used == [4, 2]
+
+
 def test_importing_the_scheduler_does_not_import_torch() -> None:
     code = (
         "import sys, engine.core.loop, engine.core.process, engine.footprint\n"

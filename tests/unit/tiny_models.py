@@ -121,6 +121,7 @@ class TinyEngine:
         budget: int = 64,
         max_num_seqs: int = 8,
         enable_prefix_cache: bool = True,
+        num_threads: int | None = None,
     ) -> tuple[Scheduler, Runner]:
         device = next(self.model.parameters()).device
         cache = KVCache(
@@ -134,7 +135,7 @@ class TinyEngine:
             MAX_SEQ_LENGTH, max_num_seqs, budget, block_size, VOCAB, enable_prefix_cache
         )
         scheduler = Scheduler(limits, BlockManager(num_blocks))
-        return scheduler, Runner(self.model, cache, Sampler(0), device)
+        return scheduler, Runner(self.model, cache, Sampler(0), device, num_threads=num_threads)
 
 
 def drain(scheduler: Scheduler, runner: Runner) -> dict[str, list[int]]:
