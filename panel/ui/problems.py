@@ -45,6 +45,12 @@ def title_of(problem: Problem) -> str:
     return _("Something went wrong")
 
 
+def problem_of(code: str, message: str, fix: str) -> PanelError:
+    """A problem that was stored, with the class that its code names."""
+    kinds = (kind for kind, _title in TITLES if issubclass(kind, PanelError) and kind.code == code)
+    return next(kinds, PanelError)(message, fix=fix)
+
+
 def show(problem: Problem) -> None:
     """Draw the problem and its fix."""
     st.error(problem.message, title=title_of(problem), icon=":material/error:")

@@ -87,9 +87,7 @@ def test_an_engine_that_goes_away_leaves_the_text_and_the_reason() -> None:
         list(answering.collect(deltas()))
     answering.fail(problem.value)
     answering.store()
-    assert stored == [
-        (
-            "half",
-            {"finish_reason": "error", "error": "The connection broke.", "fix": "See the logs."},
-        )
-    ]
+    ((text, figures),) = stored
+    assert text == "half"
+    assert (figures["finish_reason"], figures["code"]) == ("error", "server_unreachable")
+    assert (figures["error"], figures["fix"]) == ("The connection broke.", "See the logs.")

@@ -45,6 +45,8 @@ def test_the_question_is_kept_when_the_engine_does_not_answer(
     assert question.content == "Anybody there?"
     assert reply.figures is not None
     assert reply.figures["finish_reason"] == "error"
+    again = open_page("playground", chat=chat.id)
+    assert again.error[0].value == page.error[0].value
     assert asked(page, "chat") == chat.id
 
 

@@ -42,8 +42,11 @@ class Answering:
     def fail(self, problem: PanelError) -> None:
         """The engine refused or went away; what came until then is kept."""
         self.figures = {
-            "finish_reason": "error", "error": problem.message, "fix": problem.fix
-        }  # fmt: skip
+            "finish_reason": "error",
+            "code": problem.code,
+            "error": problem.message,
+            "fix": problem.fix,
+        }
 
     def store(self) -> None:
         self._stored_at = self._clock()

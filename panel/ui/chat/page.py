@@ -13,9 +13,11 @@ from panel.ui.chat import parameters, turns
 from panel.ui.endpoint import draw_code
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
+from panel.ui.problems import shown
 from panel.ui.wording import STATES, ago, badge
 
 CHATS_SHOWN = 20
+LOOK_EVERY_S = 1.0
 
 
 def draw() -> None:
@@ -96,6 +98,13 @@ def draw_chats() -> None:
             )
 
 
+def wait_for_ready() -> None:
+    """Draw the page anew as soon as somebody can be talked to."""
+    with shown():
+        if opened_panel().deployments(states=[State.READY], limit=1):
+            st.rerun()
+
+
 def draw_no_engine(chat: Chat | None) -> None:
     """Say why nobody can be talked to, and offer the way there; an old chat can still be read."""
     with st.container(border=True, horizontal_alignment="center"):
@@ -103,10 +112,11 @@ def draw_no_engine(chat: Chat | None) -> None:
         title = _("No deployment is ready")
         st.markdown(f"### :blue[:material/forum:] {title}", text_alignment="center")
         starting = opened_panel().deployments(
-            states=[State.PENDING, State.PREPARING, State.STARTING]
+            states=[State.PENDING, State.PREPARING, State.STARTING, State.BACKOFF]
         )
         if starting:
             st.markdown(_("One is starting; it can be used in a moment."), text_alignment="center")
+            st.fragment(wait_for_ready, run_every=LOOK_EVERY_S)()
             if st.button(_("Watch it start"), key="watch", type="primary"):
                 query = {"step": "launch", "deployment": starting[0].id}
                 st.switch_page("views/setup.py", query_params=query)

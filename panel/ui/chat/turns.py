@@ -19,7 +19,7 @@ from panel.ui.chat.figures import draw_figures
 from panel.ui.chat.parameters import DEFAULTS, SYSTEM
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
-from panel.ui.problems import show
+from panel.ui.problems import problem_of, show
 
 TITLE_LENGTH = 60
 USER, ASSISTANT = ":material/person:", ":material/smart_toy:"
@@ -73,7 +73,7 @@ def draw_message(message: ChatMessage) -> None:
             st.markdown(message.content)
         draw_figures(figures)
         if "error" in figures:
-            show(PanelError(figures["error"], fix=figures.get("fix", "")))
+            show(problem_of(figures["code"], figures["error"], figures["fix"]))
 
 
 def answer(

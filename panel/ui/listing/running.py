@@ -21,17 +21,26 @@ from panel.ui.progress import time_to_ready_s
 from panel.ui.wording import STATES, badge, duration, gib, number
 
 LOOK_EVERY_S = 2
+CARDS_SHOWN = 20
 ACTIVE = [state for state in State if not state.is_final]
 
 
 def draw() -> None:
-    is_any_active = bool(opened_panel().deployments(states=ACTIVE, limit=1))
-    st.fragment(draw_cards, run_every=LOOK_EVERY_S if is_any_active else None)()
+    drawn = states_now()
+    st.fragment(draw_cards, run_every=LOOK_EVERY_S if drawn else None)(drawn)
 
 
-def draw_cards() -> None:
+def states_now() -> dict[str, State]:
+    found = opened_panel().deployments(states=ACTIVE, limit=CARDS_SHOWN)
+    return {deployment.id: deployment.state for deployment in found}
+
+
+def draw_cards(drawn: Mapping[str, State]) -> None:
+    """drawn: the states when the page was drawn; when they differ, the table below is old too."""
     with shown():
-        for deployment in opened_panel().deployments(states=ACTIVE, limit=20):
+        if states_now() != drawn:
+            st.rerun()
+        for deployment in opened_panel().deployments(states=ACTIVE, limit=CARDS_SHOWN):
             with st.container(border=True):
                 draw_head(deployment)
                 if deployment.state in (State.READY, State.UNHEALTHY):
