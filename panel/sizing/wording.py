@@ -33,7 +33,7 @@ SENTENCES = {
     ),
 }
 
-_SENTENCES = SENTENCES
+SENTENCES = SENTENCES
 
 _VERDICTS = {
     Verdict.FITS: "fits",

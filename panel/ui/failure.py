@@ -48,7 +48,7 @@ def draw_try_again(deployment: Deployment, *, key: str) -> str | None:
     """Buttons that ask for a new deployment; gives its id when one was asked for."""
     cause = deployment.last_attempt.cause if deployment.last_attempt else None
     needs_port = (cause or {}).get("code") in CURED_BY_PORT
-    with st.container(horizontal=True, gap="small"):
+    with st.container(horizontal=True, gap="small", width="content"):
         again = st.button(
             _("Try again"), key=f"again_{key}", icon=":material/replay:", type="primary"
         )

@@ -25,7 +25,7 @@ def draw(deployment: Deployment) -> None:
         st.info(_("Nothing has happened yet."), icon=":material/history:")
         return
     with st.container(gap="xsmall"):
-        for event in found:
+        for event in reversed(found):
             color, icon = ICONS.get(event.kind, ("gray", "circle"))
             st.markdown(
                 f":{color}[:material/{icon}:] &nbsp; {event.message} &nbsp; "

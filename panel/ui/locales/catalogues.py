@@ -11,7 +11,7 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po as parse_po
 from babel.messages.pofile import write_po as format_po
 
-from panel.sizing.wording import _SENTENCES as SENTENCES
+from panel.sizing.wording import SENTENCES
 
 FOLDER = Path(__file__).parent
 HEADER = """\

@@ -86,8 +86,8 @@ def draw_ended(choice: Choice, deployment: Deployment) -> None:
 
 
 def draw_ways_on(choice: Choice, deployment: Deployment) -> None:
-    new_id = draw_try_again(deployment, key="setup")
     with st.container(horizontal=True, gap="small"):
+        new_id = draw_try_again(deployment, key="setup")
         st.button(
             _("Change the settings"),
             key="change_settings",

@@ -94,7 +94,9 @@ def draw_figures(fit: Fit) -> None:
         )
         st.metric(_("Usable"), gib(fit.budget_bytes))
         st.metric(_("KV per token"), kib(fit.kv_bytes_per_token))
-        st.metric(_("Longest context"), tokens(fit.max_context_tokens))
+        st.metric(
+            _("Longest context"), tokens(fit.max_context_tokens) if fit.max_context_tokens else "–"
+        )
 
 
 def draw_verdict(choice: Choice, sizing: Sizing) -> None:

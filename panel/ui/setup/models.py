@@ -27,17 +27,18 @@ def draw(choice: Choice, sizing: Sizing | None) -> None:
     for entry in entries:
         if entry.tier is Tier.DEMO:
             draw_entry(choice, entry)
-    tier = draw_tier()
+    tier = draw_tier(next((e.tier for e in entries if str(e.source) == choice.model), None))
     for entry in entries:
         if entry.tier is tier:
             draw_entry(choice, entry)
 
 
-def draw_tier() -> Tier:
+def draw_tier(of_chosen: Tier | None) -> Tier:
+    """Which class is listed: at first that of the chosen model."""
     chosen = st.segmented_control(
         _("Size class"),
         list(TIERS),
-        default=Tier.SMALL,
+        default=of_chosen if of_chosen in TIERS else Tier.SMALL,
         format_func=lambda tier: _(TIERS[tier]),
         key="tier",
         required=True,

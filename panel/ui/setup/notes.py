@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from panel.sizing.fit import Note
-from panel.sizing.wording import _SENTENCES as SENTENCES
+from panel.sizing.wording import SENTENCES
 from panel.ui.i18n import _
 
 
