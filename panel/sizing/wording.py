@@ -33,8 +33,6 @@ SENTENCES = {
     ),
 }
 
-SENTENCES = SENTENCES
-
 _VERDICTS = {
     Verdict.FITS: "fits",
     Verdict.TIGHT: "fits tightly",

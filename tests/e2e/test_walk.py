@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
-import psutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
@@ -18,6 +17,7 @@ from playwright.sync_api import Browser, expect
 from db.models import Desired, State
 from tests.e2e.running import RunningPanel
 from tests.e2e.visiting import Visitor, Visits
+from tests.e2e.world import processes_of
 
 READY_MS, ANSWER_MS = 180_000, 90_000
 FIGURES = re.compile(r"TTFT [\d,]+(\.\d)? ms")
@@ -211,13 +211,11 @@ def test_stop_in_the_browser_ends_the_engine(
     walked: Walked, visits: Visits, running_panel: RunningPanel
 ) -> None:
     panel = running_panel.open()
-    attempt = panel.deployment(walked.deployment_id).last_attempt
-    assert attempt is not None
-    assert attempt.pid is not None
+    assert processes_of(running_panel.home, "engine.")
     page = visits.new().open(f"/deployments?id={walked.deployment_id}")
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_role("button", name="Redeploy")).to_be_visible(timeout=30_000)
     deployment = panel.deployment(walked.deployment_id)
     panel.close()
     assert (deployment.desired, deployment.state) == (Desired.STOPPED, State.STOPPED)
-    assert not psutil.pid_exists(attempt.pid)
+    assert [process.pid for process in processes_of(running_panel.home, "engine.")] == []
