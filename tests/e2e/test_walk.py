@@ -60,7 +60,7 @@ def walked(browser: Browser, running_panel: RunningPanel) -> Walked:
     visitor.picture("setup")
     page.get_by_test_id("stMain").get_by_role("button", name="Launch").last.click()
     expect(page.get_by_text("Check the machine")).to_be_visible(timeout=30_000)
-    expect(page.get_by_text(re.compile(r"engine\.\w+ load"))).to_be_visible(timeout=READY_MS)
+    expect(page.get_by_text(re.compile(r"Importing torch"))).to_be_visible(timeout=READY_MS)
     visitor.picture("launch")
     expect(page.get_by_text("Where to reach it")).to_be_visible(timeout=READY_MS)
     visitor.idle()
