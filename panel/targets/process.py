@@ -122,11 +122,13 @@ def kill(id: ProcessId | None, marker: str) -> int:
         if not _all_end_within(KILLED_WITHIN_S, members):
             break  # in the kernel's hands (a driver call); the next look tries again
         ended |= {process.pid for process in members}
+    if id is not None:
+        exit_code(id)  # buries it if it was ours; the code is kept
     return len(ended)
 
 
 def _all_end_within(limit_s: float, processes: list[psutil.Process]) -> bool:
-    """Wait without burying anybody, or the exit code of our own child would be lost."""
+    """Wait without burying anybody: the exit code of our own child is for its handle."""
     deadline = time.monotonic() + limit_s
     while any(map(_runs, processes)):
         if time.monotonic() > deadline:
@@ -161,9 +163,13 @@ def _marked(marker: str) -> list[psutil.Process]:
 
 
 def _is_marked(process: psutil.Process, marker: str) -> bool:
-    """Whether it carries the marker; one whose variables we may not read gets the benefit."""
+    """Whether it carries the marker; one whose variables cannot be read gets the benefit.
+
+    So does one that has none: right after exec the kernel shows an empty environment.
+    """
     try:
-        return process.environ().get(MARKER) == marker
+        variables = process.environ()
+        return not variables or variables.get(MARKER) == marker
     except psutil.AccessDenied:
         return True
 

@@ -134,9 +134,21 @@ def test_killing_by_marker_leaves_others_alone() -> None:
         for marker in ("d-test/1", "d-test/11")
     )
     try:
+        wait_until(lambda: bool(psutil.Process(mine.pid).environ()))
         assert process.kill(None, "d-test/1") == 1
         assert mine.wait() == -signal.SIGKILL
         assert other.poll() is None
     finally:
         other.kill()
         other.wait()
+
+
+def test_a_process_whose_environment_is_not_there_yet_counts_as_alive() -> None:
+    """Right after exec the kernel shows none; taken for a stranger, it was given up and lost."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={})
+    try:
+        started_at = psutil.Process(child.pid).create_time()
+        assert process.is_alive(process.ProcessId(child.pid, started_at, "d-test/2"))
+    finally:
+        child.kill()
+        child.wait()

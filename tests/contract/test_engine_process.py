@@ -190,7 +190,7 @@ def test_when_the_core_is_killed_clients_hear_of_it_and_the_engine_exits_with_1(
     asking.start()
     time.sleep(0.3)
     started.core().kill()
-    assert started.process.wait(3) == 1, started.log
+    assert started.process.wait(20) == 1, started.log
     asking.join()
     assert answers[0].status_code == 503
     assert answers[0].json()["error"]["code"] == "engine_dead"

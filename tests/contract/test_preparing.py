@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,11 +29,11 @@ def child_of(marker: str) -> psutil.Process:
     deadline = time.monotonic() + 20
     while True:
         for process in psutil.Process().children(recursive=True):
-            words = process.cmdline()
-            if process.environ().get(MARKER) == f"{marker}/prepare" and words[2:3] == [
-                "panel.models.prepare"
-            ]:
-                return process
+            with suppress(psutil.Error):  # it ended meanwhile
+                words, variables = process.cmdline(), process.environ()
+                is_it = words[2:3] == ["panel.models.prepare"]
+                if is_it and variables.get(MARKER) == f"{marker}/prepare":
+                    return process
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
