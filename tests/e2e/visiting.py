@@ -36,7 +36,7 @@ class Visitor:
 
     def picture(self, name: str) -> None:
         ARTIFACTS.mkdir(parents=True, exist_ok=True)
-        self.page.mouse.move(2, 890)  # off the charts, whose tools show under the pointer
+        self.page.mouse.move(720, 896)  # off the charts, whose tools show under the pointer
         self.page.wait_for_timeout(700)
         self.page.wait_for_function("() => !document.querySelector('[data-stale=true]')")
         self.page.screenshot(path=ARTIFACTS / f"{name}.png", animations="disabled", caret="hide")
