@@ -1,8 +1,8 @@
 """One engine over HTTP: is it well, what does it serve, and its answers with their times.
 
 Tokens are counted by the engine (`usage.completion_tokens`), never by chunks: one chunk may carry
-several tokens. TTFT runs from sending the request to the first text; TPOT is the time between the
-first and the last text, over the tokens after the first.
+several tokens, or only a part of a character. TTFT runs from sending the request to the first text;
+TPOT is the time from there to the end of the answer, over the tokens after the first.
 """
 
 from __future__ import annotations
@@ -208,12 +208,13 @@ class _StopWatch:
         if "error" in event:
             raise ServerError(str(event["error"].get("message", event["error"])))
         self._usage = event.get("usage") or self._usage
-        pieces = [self._piece(choice) for choice in event.get("choices", [])]
-        text = "".join(pieces)
-        if text:
+        choices = event.get("choices", [])
+        text = "".join(map(self._piece, choices))
+        is_end = any(choice.get("finish_reason") for choice in choices)
+        if text or is_end:  # the last token may have no text of its own
             self._last_at = self._clock()
-            if self._first_at is None:
-                self._first_at = self._last_at
+        if text and self._first_at is None:
+            self._first_at = self._last_at
         return text
 
     def _piece(self, choice: Mapping[str, Any]) -> str:

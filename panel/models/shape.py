@@ -210,12 +210,22 @@ def _num_sliding_layers(text: Mapping[str, Any]) -> int:
 
 
 def _with_stored(shape: ModelShape, stored: Stored) -> ModelShape:
-    """Prefer what the files say. Packed weights (a quantized checkpoint) hide their true count."""
+    """Prefer what the files say. Packed weights (a quantized checkpoint) hide their true count.
+
+    Raises ModelFolderError where the files hold less than the config's Linear weights alone.
+    """
     if shape.quant_method:
         return replace(shape, stored_bytes=stored.bytes_by_dtype, exact=True)
+    needed, found = sum(s.num_params for s in shape.linears), stored.num_params(shape.tied)
+    if found < needed:
+        raise ModelFolderError(
+            f"The weight files of {shape.name} hold {found:,} parameters; its config.json "
+            f"describes at least {needed:,}.",
+            fix="Files are missing, or belong to another model: download it again.",
+        )
     return replace(
         shape,
-        num_params=stored.num_params(shape.tied),
+        num_params=found,
         stored_bytes=stored.bytes_by_dtype,
         exact=True,
     )

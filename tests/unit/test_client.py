@@ -64,6 +64,12 @@ def test_tokens_are_counted_from_usage_not_from_chunks() -> None:
     assert figures.finish_reason == "stop"
 
 
+def test_time_between_tokens_runs_to_the_end_where_the_last_tokens_have_no_text() -> None:
+    body = events(piece("Hi"), piece("", "length"), usage(5, 9))
+    with client(streaming(body), ticking(10.0, 10.5, 12.1, 12.5)) as engine:
+        assert engine.chat([]).figures.tpot_s == pytest.approx(1.6 / 8)
+
+
 def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
     with client(streaming(events(piece("a"), usage(1, 1)))) as engine:
         assert engine.chat([]).figures.tpot_s is None

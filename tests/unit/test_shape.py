@@ -210,3 +210,13 @@ def test_a_git_lfs_pointer_is_recognised(tmp_path: Path, name: str) -> None:
     folder = write_model(tmp_path / "tiny")
     (folder / name).write_text("version https://git-lfs.example/spec/v1\noid sha256:0\nsize 9\n")
     _fails(folder, f"{name} is a git-lfs pointer", "git lfs pull")
+
+
+def test_weights_that_lack_layers_of_the_config_are_refused_with_both_numbers(
+    tmp_path: Path,
+) -> None:
+    folder = write_model(tmp_path / "half")
+    kept = {"model.embed_tokens.weight": tiny_tensors()["model.embed_tokens.weight"]}
+    save_file(kept, folder / "model.safetensors")
+    with pytest.raises(ModelFolderError, match=r"hold 640 parameters.*at least 3,\d{3}"):
+        shape_of_folder(folder)
