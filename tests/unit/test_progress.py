@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from panel.models.progress import Pace, Progress, describe
+from panel.models.progress import Pace, Progress, describe, within
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,10 @@ def test_bytes_that_were_thrown_away_are_taken_back() -> None:
     pace.add(60)
     pace.add(-60)
     assert pace.done_bytes == 0
+
+
+def test_a_part_of_the_work_is_told_on_the_scale_of_the_whole() -> None:
+    seen: list[Progress] = []
+    within(seen.append, 0.5, 1.0)(Progress("convert", 0, 0, "", share=0.5))
+    within(seen.append, 0.0, 0.5)(Progress("download", 10, 10, "complete"))
+    assert [progress.fraction for progress in seen] == [0.75, 0.5]
