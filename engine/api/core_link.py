@@ -87,6 +87,8 @@ def _merge(first: Output, second: Output) -> Output:
         token_ids=first.token_ids + second.token_ids,
         logprobs=both_logprobs,
         cached_tokens=first.cached_tokens + second.cached_tokens,
+        times_s=first.times_s or second.times_s,
+        prompt=[*(first.prompt or ()), *(second.prompt or ())] or None,
     )
 
 

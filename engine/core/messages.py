@@ -26,6 +26,8 @@ class SamplingParams:
     temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and penalties of 0 (repetition: 1) are off.
     stop_token_ids end the request; the token itself is reported but is not part of the text.
     logprobs: how many of the likeliest tokens to report at each position; None reports nothing.
+    prompt_logprobs: the same for the prompt's tokens.
+    pooling: "mean" or "last": report the prompt's hidden states, summed up or the last one's.
     """
 
     max_new_tokens: int
@@ -40,6 +42,13 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    pooling: str | None = None
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether something of every prompt position is reported, so none may be skipped."""
+        return self.prompt_logprobs is not None or self.pooling is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +93,29 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptPart:
+    """What one step found out about the prompt from position `start` on.
+
+    A part with start 0 makes earlier ones void: the request was preempted and is computed again.
+    logprobs: entries like Output's, for the tokens at start + 1 and following.
+    hidden: float32 bytes, the final hidden states' sum (pooling "mean") or the last one ("last").
+    """
+
+    start: int
+    logprobs: list[Any] | None = None
+    hidden: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """New tokens of one request in one step.
+    """New tokens of one request in one step; none while a prompt that is reported is computed.
 
     finish_reason: None while it goes on, else "stop" or "length".
     logprobs: one entry a token, `[logprob of the token, [[id, logprob], …]]`, or None.
     cached_tokens: prompt tokens whose KV came from the prefix cache (told with the first token).
+    times_s: with the first token, seconds from the request's arrival to its first step, and from
+    there to this token.
+    prompt: what `reads_prompt` asked for, in the order of the steps.
     """
 
     request_id: str
@@ -97,6 +123,8 @@ class Output:
     finish_reason: str | None = None
     logprobs: list[Any] | None = None
     cached_tokens: int = 0
+    times_s: list[float] | None = None
+    prompt: list[PromptPart] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +174,7 @@ _NESTED: dict[tuple[type[Any], str], Any] = {
     (Submit, "sampling"): lambda v: SamplingParams(
         **dict(zip(_SAMPLING_FIELDS, _tuples(v), strict=True))
     ),
-    (Step, "outputs"): lambda v: [Output(*o) for o in v],
+    (Step, "outputs"): lambda v: [_output(o) for o in v],
     (Step, "stats"): lambda v: Stats(*v),
 }
 _SAMPLING_FIELDS = [f.name for f in fields(SamplingParams)]
@@ -160,7 +188,13 @@ def _tuples(values: list[Any]) -> list[Any]:
     ]
 
 
-_RECORDS = (*_TYPES, SamplingParams, Output, Stats)
+def _output(values: list[Any]) -> Output:
+    if values[-1] is not None:
+        values[-1] = [PromptPart(*part) for part in values[-1]]
+    return Output(*values)
+
+
+_RECORDS = (*_TYPES, SamplingParams, Output, PromptPart, Stats)
 _FIELD_NAMES = {kind: [f.name for f in fields(kind)] for kind in _RECORDS}
 
 

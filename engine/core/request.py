@@ -17,9 +17,13 @@ from engine.core.prefix import PrefixChain
 
 
 class Request:
-    """Mutable; the scheduler alone changes it. max_length: tokens at which its answer ends."""
+    """Mutable; the scheduler alone changes it. max_length: tokens at which its answer ends.
+
+    arrived_at, started_at: seconds on the scheduler's clock; no decision rests on them.
+    """
 
     __slots__ = (
+        "arrived_at",
         "block_ids",
         "chain",
         "max_length",
@@ -28,6 +32,7 @@ class Request:
         "num_prompt",
         "request_id",
         "sampling",
+        "started_at",
         "token_ids",
     )
 
@@ -39,6 +44,7 @@ class Request:
         *,
         max_length: int,
         block_size: int,
+        arrived_at: float = 0.0,
     ) -> None:
         self.request_id = request_id
         self.sampling = sampling
@@ -49,6 +55,8 @@ class Request:
         self.num_cached = 0
         self.block_ids = array("i")
         self.chain = PrefixChain(block_size)
+        self.arrived_at = arrived_at
+        self.started_at: float | None = None
 
     @property
     def num_pending(self) -> int:
@@ -57,6 +65,12 @@ class Request:
     @property
     def num_generated(self) -> int:
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether something of the prompt is still to be reported, by the one step after the other
+        that computes it; ends with the first token."""
+        return self.sampling.reads_prompt and not self.num_generated
 
     @property
     def finish_reason(self) -> str | None:

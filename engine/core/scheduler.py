@@ -1,4 +1,5 @@
-"""Which tokens go through the model in the next step. Decides only: no torch, no I/O, no clock.
+"""Which tokens go through the model in the next step. Decides only: no torch, no I/O. A clock is
+read for what is reported (how long a request waited), not for what is decided.
 
 There is no prefill or decode phase: each request has computed tokens that catch up with its
 tokens, and all share one budget of tokens a step. Requests that need one token (they are decoding)
@@ -15,14 +16,15 @@ Sources: vLLM v1's scheduler (one rule for all tokens); Kwon et al. 2023, sectio
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.core.blocks import BlockManager
-from engine.core.messages import Output, SamplingParams, Stats
+from engine.core.messages import Output, PromptPart, SamplingParams, Stats
 from engine.core.request import Request
 from engine.errors import ContextLengthExceeded, RequestError
 from engine.footprint import blocks_for
@@ -57,16 +59,37 @@ class Chunk:
         """Whether the step reaches the request's last token, whose logits give the next one."""
         return self.end == len(self.request.token_ids)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the runner has a result for it: a new token, or a part of the prompt."""
+        return self.is_sampled or self.request.reads_prompt
+
+    @property
+    def num_prompt_logprobs(self) -> int:
+        """How many of its first rows give the log probability of the prompt's next token."""
+        request = self.request
+        if request.sampling.prompt_logprobs is None or request.num_generated:
+            return 0
+        return max(0, min(self.end, request.num_prompt - 1) - self.start)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A new token. logprobs: `[of the token, [[id, logprob], …]]`, or None if not asked for."""
+    """A new token. logprobs: `[of the token, [[id, logprob], …]]`, or None if not asked for.
 
-    token_id: int
+    token_id: None for a chunk that ends within its prompt and only reports of it.
+    """
+
+    token_id: int | None
     logprobs: list[Any] | None = None
+    prompt: PromptPart | None = None
 
 
 Batch = Sequence[Chunk]
+
+_MOST_PROMPT_LOGPROBS = 256
+"""Rows of a step that are scored for prompt log probabilities: each takes a row of the vocabulary,
+600 kB for 150,000 tokens."""
 
 
 @dataclass(slots=True)
@@ -87,9 +110,13 @@ class _Plan:
     budget: int
     chunks: dict[str, Chunk] = field(default_factory=dict)
     preempted: set[str] = field(default_factory=set)
+    scored: int = _MOST_PROMPT_LOGPROBS
 
     def add(self, request: Request) -> None:
         count = min(request.num_pending, self.budget)
+        if request.reads_prompt and request.sampling.prompt_logprobs is not None:
+            count = min(count, self.scored)
+            self.scored -= count
         if count:
             start = request.num_computed
             self.chunks[request.request_id] = Chunk(request, start, start + count)
@@ -105,7 +132,13 @@ class _Plan:
 class Scheduler:
     """Owns the requests and their blocks. One `schedule`, then one `commit` or `fail`, a step."""
 
-    def __init__(self, limits: Limits, blocks: BlockManager) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        blocks: BlockManager,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
         self.limits = limits
         self.blocks = blocks
         self.counters = Counters()
@@ -142,7 +175,12 @@ class Scheduler:
                 code="context_length_exceeded",
             )
         request = Request(
-            request_id, prompt_ids, sampling, max_length=max_length, block_size=limits.block_size
+            request_id,
+            prompt_ids,
+            sampling,
+            max_length=max_length,
+            block_size=limits.block_size,
+            arrived_at=self.clock(),
         )
         self._ids.add(request_id)
         self._waiting.append(request)
@@ -227,11 +265,12 @@ class Scheduler:
         request.num_computed = len(shared) * self.limits.block_size
         if not request.num_generated:
             request.num_cached = request.num_computed
+        request.started_at = request.started_at or self.clock()
         return True
 
     def _cached_blocks(self, request: Request) -> list[int]:
         """Blocks of the request's beginning; its last token is always left to compute."""
-        if not self.limits.enable_prefix_cache:
+        if not self.limits.enable_prefix_cache or request.reads_prompt:
             return []
         num_full = (len(request.token_ids) - 1) // self.limits.block_size
         return self.blocks.find(request.chain.upto(request.token_ids, num_full))
@@ -239,26 +278,26 @@ class Scheduler:
     # --- after a step --------------------------------------------------------------------------
 
     def commit(self, batch: Batch, sampled: Sequence[Sampled]) -> list[Output]:
-        """Take in a step's results: one Sampled for each chunk that `is_sampled`, in order."""
+        """Take in a step's results: one Sampled for each chunk that `is_told`, in order."""
         self.counters.steps += 1
-        tokens = iter(sampled)
+        results = iter(sampled)
         outputs: list[Output] = []
         for chunk in batch:
-            request, is_sampled = chunk.request, chunk.is_sampled
+            request, is_told = chunk.request, chunk.is_told
             request.num_computed = chunk.end
             self._name_full_blocks(chunk)
-            if is_sampled:
-                outputs.append(self._append(request, next(tokens)))
-        assert next(tokens, None) is None, "more tokens were sampled than chunks asked for one"
+            if is_told:
+                outputs.append(self._tell(request, next(results)))
+        assert next(results, None) is None, "more results than chunks asked for one"
         return outputs
 
-    def _append(self, request: Request, sampled: Sampled) -> Output:
+    def _tell(self, request: Request, sampled: Sampled) -> Output:
+        prompt = [sampled.prompt] if sampled.prompt else None
+        if sampled.token_id is None:
+            return Output(request.request_id, [], prompt=prompt)
         is_first = not request.num_generated
-        if is_first:
-            self.counters.prompt_tokens += request.num_prompt
-            self.counters.cached_tokens += request.num_cached
-        self.counters.generated_tokens += 1
         request.token_ids.append(sampled.token_id)
+        self.counters.generated_tokens += 1
         finish_reason = request.finish_reason
         if finish_reason:
             self._forget(request)
@@ -268,7 +307,16 @@ class Scheduler:
             finish_reason=finish_reason,
             logprobs=None if sampled.logprobs is None else [sampled.logprobs],
             cached_tokens=request.num_cached if is_first else 0,
+            times_s=self._first_token(request) if is_first else None,
+            prompt=prompt,
         )
+
+    def _first_token(self, request: Request) -> list[float]:
+        """Count its prompt; the seconds that it waited and was computed."""
+        self.counters.prompt_tokens += request.num_prompt
+        self.counters.cached_tokens += request.num_cached
+        started_at = request.started_at or request.arrived_at
+        return [started_at - request.arrived_at, self.clock() - started_at]
 
     def _name_full_blocks(self, chunk: Chunk) -> None:
         if not self.limits.enable_prefix_cache:

@@ -23,12 +23,16 @@ IntArray = npt.NDArray[np.integer[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """token_ids, position_ids: [1, tokens] int64. sample_rows: [sampled] int64, the rows whose
-    logits give a new token, in the order of the batch."""
+    """token_ids, position_ids: [1, tokens] int64.
+
+    logit_rows: [num_sampled + scored] int64, first the rows whose logits give a new token, in the
+    order of the batch, then those whose logits give the log probability of a prompt's next token.
+    """
 
     token_ids: Tensor
     position_ids: Tensor
-    sample_rows: Tensor
+    logit_rows: Tensor
+    num_sampled: int
     metadata: AttentionMetadata
 
 
@@ -50,10 +54,14 @@ def build_inputs(batch: Batch, block_size: int, device: torch.device) -> Inputs:
         first = span.stop
     starts = np.array([0, *(seq.end for seq in sequences)], np.int32)
     lengths = np.array([seq.length for seq in sequences], np.int32)
-    sampled = np.array(
-        [s.end - 1 for s, c in zip(sequences, batch, strict=True) if c.is_sampled], np.int64
-    )
-    wide = _to_device([rows.ravel(), sampled], np.int64, device)
+    sampled = [s.end - 1 for s, c in zip(sequences, batch, strict=True) if c.is_sampled]
+    scored = [
+        row
+        for s, c in zip(sequences, batch, strict=True)
+        for row in range(s.start, s.start + c.num_prompt_logprobs)
+    ]
+    logit_rows = np.array([*sampled, *scored], np.int64)
+    wide = _to_device([rows.ravel(), logit_rows], np.int64, device)
     narrow = _to_device([starts, lengths, tables.ravel()], np.int32, device)
     token_ids, position_ids, slots = wide[: 3 * num_tokens].view(3, num_tokens)
     cut = len(starts)
@@ -66,7 +74,9 @@ def build_inputs(batch: Batch, block_size: int, device: torch.device) -> Inputs:
         max_query_length=max(seq.num_queries for seq in sequences),
         max_kv_length=int(lengths.max()),
     )
-    return Inputs(token_ids[None], position_ids[None], wide[3 * num_tokens :], metadata)
+    return Inputs(
+        token_ids[None], position_ids[None], wide[3 * num_tokens :], len(sampled), metadata
+    )
 
 
 def _pad(block_tables: list[array[int]]) -> IntArray:

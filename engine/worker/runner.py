@@ -10,6 +10,7 @@ from engine.attention import op
 from engine.core.scheduler import Batch, Sampled
 from engine.worker.inputs import Inputs, build_inputs
 from engine.worker.kvcache import KVCache, PagedStep
+from engine.worker.prompts import hidden_states, with_prompts
 from engine.worker.sampler import Sampler
 
 _FEW_TOKENS = 8
@@ -40,7 +41,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:
-        """Compute the batch's chunks; one Sampled for each chunk that reaches its request's end.
+        """Compute the batch's chunks; one Sampled for each chunk that `is_told`.
 
         The KV of all chunks is in the cache afterwards.
         """
@@ -48,20 +49,26 @@ class Runner:
             is_small = sum(chunk.num_tokens for chunk in batch) <= _FEW_TOKENS
             torch.set_num_threads(max(1, self._num_threads // 2) if is_small else self._num_threads)
         inputs = build_inputs(batch, self._cache.block_size, self._device)
-        logits = self._forward(inputs)
+        pools = any(chunk.request.sampling.pooling for chunk in batch)
+        with hidden_states(self._model, wanted=pools) as hidden:
+            logits = self._forward(inputs)
         requests = [chunk.request for chunk in batch if chunk.is_sampled]
-        return self._sampler.sample(logits, requests) if requests else []
+        count = inputs.num_sampled
+        sampled = self._sampler.sample(logits[:count], requests) if requests else []
+        if not any(chunk.request.reads_prompt for chunk in batch):
+            return sampled
+        return with_prompts(sampled, batch, inputs, logits[count:], hidden[0] if hidden else None)
 
     def _forward(self, inputs: Inputs) -> Tensor:
-        """Logits [sampled, vocab]."""
+        """Logits [sampled + scored, vocab]."""
         with op.during(PagedStep(self._cache, inputs.metadata)):
             output = self._model(
                 input_ids=inputs.token_ids,
                 position_ids=inputs.position_ids,
                 use_cache=False,
-                logits_to_keep=inputs.sample_rows,
+                logits_to_keep=inputs.logit_rows,
             )
         logits: Tensor = output.logits[0]
         num_tokens = inputs.token_ids.shape[1]
-        is_whole = logits.shape[0] == num_tokens != inputs.sample_rows.shape[0]
-        return logits[inputs.sample_rows] if is_whole else logits
+        is_whole = logits.shape[0] == num_tokens != inputs.logit_rows.shape[0]
+        return logits[inputs.logit_rows] if is_whole else logits

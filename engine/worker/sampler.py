@@ -150,12 +150,21 @@ def _filter(
 def _logprobs(raw: Tensor, rows: Sequence[_Row], tokens: Sequence[int]) -> dict[int, list[Any]]:
     """By row index, `[logprob of the token, [[id, logprob], …]]`, before penalties and filters."""
     chosen = torch.tensor([tokens[row.index] for row in rows], device=raw.device)
-    most = max(row.params.logprobs or 0 for row in rows)
+    counts = [row.params.logprobs or 0 for row in rows]
+    entries = logprob_entries(raw, chosen, counts)
+    return {row.index: entry for row, entry in zip(rows, entries, strict=True)}
+
+
+def logprob_entries(raw: Tensor, chosen: Tensor, counts: Sequence[int]) -> list[list[Any]]:
+    """For each row `[logprob of the chosen token, [[id, logprob], …]]` with counts[row] pairs.
+
+    raw: [rows, vocab], log probabilities. chosen: [rows] int64.
+    """
+    most = max(counts)
     top = raw.topk(most, -1)
     table = torch.cat((raw.gather(1, chosen[:, None]), top.values, top.indices.double()), 1)
-    told: dict[int, list[Any]] = {}
-    for row, (own, *others) in zip(rows, table.tolist(), strict=True):
-        count = row.params.logprobs or 0
+    entries: list[list[Any]] = []
+    for count, (own, *others) in zip(counts, table.tolist(), strict=True):
         pairs = zip(others[most:], others[:count], strict=False)
-        told[row.index] = [own, [[int(token), logprob] for token, logprob in pairs]]
-    return told
+        entries.append([own, [[int(token), logprob] for token, logprob in pairs]])
+    return entries

@@ -120,7 +120,7 @@ def test_inputs_lay_chunks_in_a_row_with_positions_slots_and_sampled_rows() -> N
     inputs = build_inputs(chunks, BLOCK, CPU)
     assert inputs.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 4, 5]]
     assert inputs.metadata.slots.tolist() == [12, 13, 14, 15, 16, 17, 18, 32, 33]
-    assert inputs.sample_rows.tolist() == [6]
+    assert inputs.logit_rows.tolist() == [6]
     assert inputs.metadata.cu_query_lengths.tolist() == [0, 7, 9]
     assert inputs.metadata.kv_lengths.tolist() == [7, 6]
     assert inputs.metadata.block_tables.tolist() == [[3, 4], [2, 8]]
@@ -130,4 +130,4 @@ def test_inputs_lay_chunks_in_a_row_with_positions_slots_and_sampled_rows() -> N
 def test_a_step_that_ends_no_request_samples_no_row() -> None:
     part = chunk("part", 0, 4, [2])
     part.request.token_ids.append(5)
-    assert build_inputs([part], BLOCK, CPU).sample_rows.tolist() == []
+    assert build_inputs([part], BLOCK, CPU).logit_rows.tolist() == []
