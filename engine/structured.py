@@ -15,6 +15,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -102,16 +103,25 @@ def check(grammar: str, *, param: str) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class TokenizerText:
+    """A tokenizer as the JSON of the tokenizers library, and a token that ends texts."""
+
+    json: str
+    end_id: int
+    num_tokens: int
+
+
 class LlguidanceCompiler:
     """Compiled grammars of one vocabulary, the newest 64 kept.
 
-    tokenizer_json: gives the tokenizer's own JSON; called with the first grammar, as reading it
-    takes 0.3 s and 45 MB (49,152 tokens) that most engines never need.
+    read_tokenizer: called with the first grammar, as this takes 0.3 s and 45 MB (49,152 tokens)
+    that most engines never need.
     num_tokens: entries of a row of logits.
     """
 
-    def __init__(self, tokenizer_json: Callable[[], str], num_tokens: int) -> None:
-        self._tokenizer_json = tokenizer_json
+    def __init__(self, read_tokenizer: Callable[[], TokenizerText], num_tokens: int) -> None:
+        self._read_tokenizer = read_tokenizer
         self._num_tokens = num_tokens
         self._tokenizer: Any = None
         self._compiled: OrderedDict[str, Any] = OrderedDict()
@@ -124,16 +134,15 @@ class LlguidanceCompiler:
             if len(self._compiled) > _MAX_COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(grammar)
-        return _LlguidanceMatcher(compiled.deep_copy(), self._num_tokens)
+        return _LlguidanceMatcher(compiled.deep_copy(), self._tokenizer.eos_token)
 
     def _new(self, grammar: str) -> Any:
         from llguidance import LLMatcher, LLTokenizer
 
         if self._tokenizer is None:
-            # How an answer ends is the request's business: the end token here is one beyond all.
-            self._tokenizer = LLTokenizer(
-                self._tokenizer_json(), n_vocab=self._num_tokens + 1, eos_token=self._num_tokens
-            )
+            text = self._read_tokenizer()
+            size = max(self._num_tokens, text.num_tokens)
+            self._tokenizer = LLTokenizer(text.json, n_vocab=size, eos_token=text.end_id)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise GrammarError(f"The grammar cannot be enforced: {matcher.get_error()[:500]}")
@@ -141,9 +150,9 @@ class LlguidanceCompiler:
 
 
 class _LlguidanceMatcher:
-    def __init__(self, matcher: Any, num_tokens: int) -> None:
+    def __init__(self, matcher: Any, end_id: int) -> None:
         self._matcher = matcher
-        self._num_tokens = num_tokens
+        self._end_id = end_id
 
     def fill(self, mask: Mask) -> bool:
         if self._matcher.is_stopped():
@@ -152,8 +161,8 @@ class _LlguidanceMatcher:
             return True
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.int32)
         self._raise_error()
-        mask[:] = bits[: mask.size]
-        set_bit(mask, self._num_tokens, False)
+        mask[:] = bits[: mask.size]  # they come with a spare word
+        set_bit(mask, self._end_id, False)  # how an answer ends is the request's business
         return self._matcher.is_accepting()
 
     def accept(self, token_id: int) -> None:
@@ -170,8 +179,8 @@ class _LlguidanceMatcher:
 
 
 def words_of(num_tokens: int) -> int:
-    """Words of a mask's row, with the bit beyond the last token."""
-    return num_tokens // 32 + 1
+    """Words of a mask's row."""
+    return -(-num_tokens // 32)
 
 
 def set_bit(mask: Mask, token_id: int, value: bool) -> None:

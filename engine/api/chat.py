@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from engine.errors import ModelError, RequestError
+from engine.model.tokenizer import load_tokenizer
 
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -118,7 +119,7 @@ def load(folder: Path) -> Vocabulary:
             f"{folder} has no config.json.", fix="Give the folder of a model in safetensors format."
         )
     generation = _read_json(folder / "generation_config.json")
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     stops = {*_ids(generation), *([] if _ids(generation) else _ids(config))}
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
@@ -133,22 +134,6 @@ def _decoder(tokenizer: Any) -> Callable[[list[int]], str]:
     if fast is None or getattr(tokenizer, "clean_up_tokenization_spaces", False):
         return partial(tokenizer.decode, skip_special_tokens=True)
     return partial(fast.decode, skip_special_tokens=True)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    try:
-        if (folder / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast  # 0.6 s of import
-
-            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        from transformers import AutoTokenizer  # 2 s: imports torch too
-
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(
-            f"{folder} has no tokenizer that can be read: {error}",
-            fix="Fetch the model again, with tokenizer.json.",
-        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
