@@ -77,7 +77,19 @@ def json_object_grammar() -> str:
 
 def json_rule(schema: Mapping[str, Any]) -> str:
     """A schema as the right side of a rule. The schema cannot change how it is enforced."""
+    _refuse_large_numbers(schema)
     return "%json " + json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
+
+
+def _refuse_large_numbers(value: Any) -> None:
+    """llguidance reads numbers as doubles, which would round these without a word."""
+    if isinstance(value, int) and abs(value) > 2**53:
+        raise GrammarError(
+            f"The schema cannot be enforced: {value} is beyond 2^53.", code="unsupported_schema"
+        )
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _refuse_large_numbers(part)
 
 
 def literal(text: str) -> str:

@@ -13,7 +13,16 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.core.messages import Abort, Decoder, Failed, Message, Step, Submit, encode
+from engine.core.messages import (
+    Abort,
+    Decoder,
+    Failed,
+    Message,
+    SamplingParams,
+    Step,
+    Submit,
+    encode,
+)
 from engine.core.scheduler import Batch, Sampled, Scheduler
 from engine.errors import RequestError
 
@@ -26,6 +35,10 @@ class Runs(Protocol):
     """Computes a batch: one Sampled for each chunk that is sampled."""
 
     def run(self, batch: Batch) -> Sequence[Sampled]: ...
+
+    def admit(self, sampling: SamplingParams) -> None:
+        """Make ready what a request's grammar needs. Raises RequestError."""
+        ...
 
 
 class Connection:
@@ -86,6 +99,8 @@ class Loop:
 
     def _submit(self, submit: Submit) -> None:
         try:
+            if submit.sampling.grammar is not None:
+                self._runner.admit(submit.sampling)
             self._scheduler.submit(submit.request_id, submit.prompt_ids, submit.sampling)
         except RequestError as error:
             self._connection.send(Failed(submit.request_id, "request", str(error)))

@@ -28,6 +28,7 @@ class SamplingParams:
     logprobs: how many of the likeliest tokens to report at each position; None reports nothing.
     prompt_logprobs: the same for the prompt's tokens.
     pooling: "mean" or "last": report the prompt's hidden states, summed up or the last one's.
+    grammar: what the answer must follow, as engine/structured.py writes it.
     """
 
     max_new_tokens: int
@@ -44,6 +45,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     pooling: str | None = None
+    grammar: str | None = None
 
     @property
     def reads_prompt(self) -> bool:

@@ -23,6 +23,7 @@ class Request:
     """
 
     __slots__ = (
+        "__weakref__",
         "arrived_at",
         "block_ids",
         "chain",

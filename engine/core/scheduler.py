@@ -78,11 +78,13 @@ class Sampled:
     """A new token. logprobs: `[of the token, [[id, logprob], …]]`, or None if not asked for.
 
     token_id: None for a chunk that ends within its prompt and only reports of it.
+    must_end: no further token can be had, and the request ends as if it had reached its limit.
     """
 
     token_id: int | None
     logprobs: list[Any] | None = None
     prompt: PromptPart | None = None
+    must_end: bool = False
 
 
 Batch = Sequence[Chunk]
@@ -298,6 +300,8 @@ class Scheduler:
         is_first = not request.num_generated
         request.token_ids.append(sampled.token_id)
         self.counters.generated_tokens += 1
+        if sampled.must_end:
+            request.max_length = len(request.token_ids)
         finish_reason = request.finish_reason
         if finish_reason:
             self._forget(request)

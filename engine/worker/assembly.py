@@ -8,6 +8,8 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,10 @@ from engine.model.device import dtype_name, free_bytes
 from engine.model.load import LoadedModel, load_model
 from engine.model.merge import merge_siblings
 from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
+from engine.model.tokenizer import grammar_tokenizer
+from engine.structured import LlguidanceCompiler
 from engine.worker.runner import Runner
+from engine.worker.masks import Masks
 from engine.worker.sampler import Sampler
 
 logger = logging.getLogger("engine.load")
@@ -57,9 +62,8 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     cache = _allocate(config, loaded, layers, length)
     vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
     limits = _limits(config, min(length, cache.num_tokens), vocab_size)
-    runner = Runner(
-        loaded.model, cache, Sampler(config.seed), loaded.device, num_threads=num_threads
-    )
+    sampler = Sampler(config.seed, _masks(config, vocab_size))
+    runner = Runner(loaded.model, cache, sampler, loaded.device, num_threads=num_threads)
     load_s = time.monotonic() - started
     report("warm_up", 0.0, "First tokens")
     warm_up_s = _warm_up(runner, cache, limits, loaded.device)
@@ -86,6 +90,11 @@ def _limits(config: EngineConfig, max_seq_length: int, vocab_size: int) -> Limit
     if max_seq_length < config.max_seq_length:
         logger.warning(
             "Requests may have %d tokens, not %d: more does not fit the model or the KV cache",
+def _masks(config: EngineConfig, vocab_size: int) -> Masks:
+    read_tokenizer = partial(grammar_tokenizer, Path(config.model_path))
+    return Masks(LlguidanceCompiler(read_tokenizer, vocab_size), vocab_size)
+
+
             max_seq_length,
             config.max_seq_length,
         )

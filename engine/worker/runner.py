@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from engine.attention import op
+from engine.core.messages import SamplingParams
 from engine.core.scheduler import Batch, Sampled
 from engine.worker.inputs import Inputs, build_inputs
 from engine.worker.kvcache import KVCache, PagedStep
@@ -38,6 +39,10 @@ class Runner:
         self._sampler = sampler
         self._device = device
         self._num_threads = num_threads
+
+    def admit(self, sampling: SamplingParams) -> None:
+        """Compile the request's grammar. Raises GrammarError."""
+        self._sampler.admit(sampling)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.core.messages import SamplingParams
 from engine.core.request import Request
 from engine.core.scheduler import Sampled
+from engine.worker.masks import Masks
 
 _CPU_CANDIDATES = 512
 """On a CPU, sorting the likeliest few is tried before sorting the whole vocabulary (49,152 entries:
@@ -40,8 +41,14 @@ class _Row:
 class Sampler:
     """seed: for requests that bring none; their id then makes each of them differ."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, masks: Masks | None = None) -> None:
         self._seed = seed
+        self._masks = masks
+
+    def admit(self, sampling: SamplingParams) -> None:
+        """Make a request's grammar ready. Raises GrammarError."""
+        if self._masks:
+            self._masks.admit(sampling)
 
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
         """One token for each row. logits: [rows, vocab], changed in place if it is float32.
@@ -54,13 +61,27 @@ class Sampler:
         raw = logits[_indices(with_logprobs, logits)].log_softmax(-1) if with_logprobs else None
         for row in rows:
             _adjust(logits[row.index], row.request)
+        must_end = self._keep_to_grammars(logits, rows)
         tokens = logits.argmax(-1)
         random = [row for row in rows if row.params.temperature > 0]
         if random:
             tokens[_indices(random, logits)] = self._draw(logits, random)
         ids: list[int] = tokens.tolist()
         told = {} if raw is None else _logprobs(raw, with_logprobs, ids)
-        return [Sampled(token, told.get(index)) for index, token in enumerate(ids)]
+        return [
+            Sampled(token, told.get(index), must_end=index in must_end)
+            for index, token in enumerate(ids)
+        ]
+
+    def _keep_to_grammars(self, logits: Tensor, rows: Sequence[_Row]) -> set[int]:
+        """Mask the rows that have a grammar; gives those that cannot follow it any longer."""
+        bound = [row for row in rows if row.params.grammar is not None]
+        if not bound:
+            return set()
+        assert self._masks, f"{bound[0].request} has a grammar, this sampler no masks"
+        return self._masks.apply(
+            logits, [row.index for row in bound], [row.request for row in bound]
+        )
 
     def _draw(self, logits: Tensor, rows: Sequence[_Row]) -> Tensor:
         """A random token for each of these rows: [rows] int64."""
