@@ -25,11 +25,11 @@ from engine.model.adapt import LayerShape, adapt, usable_length
 from engine.model.device import dtype_name, free_bytes
 from engine.model.load import LoadedModel, load_model
 from engine.model.merge import merge_siblings
-from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
 from engine.model.tokenizer import grammar_tokenizer
 from engine.structured import LlguidanceCompiler
-from engine.worker.runner import Runner
+from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
 from engine.worker.masks import Masks
+from engine.worker.runner import Runner
 from engine.worker.sampler import Sampler
 
 logger = logging.getLogger("engine.load")
@@ -86,15 +86,15 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), runner, ready)
 
 
-def _limits(config: EngineConfig, max_seq_length: int, vocab_size: int) -> Limits:
-    if max_seq_length < config.max_seq_length:
-        logger.warning(
-            "Requests may have %d tokens, not %d: more does not fit the model or the KV cache",
 def _masks(config: EngineConfig, vocab_size: int) -> Masks:
     read_tokenizer = partial(grammar_tokenizer, Path(config.model_path))
     return Masks(LlguidanceCompiler(read_tokenizer, vocab_size), vocab_size)
 
 
+def _limits(config: EngineConfig, max_seq_length: int, vocab_size: int) -> Limits:
+    if max_seq_length < config.max_seq_length:
+        logger.warning(
+            "Requests may have %d tokens, not %d: more does not fit the model or the KV cache",
             max_seq_length,
             config.max_seq_length,
         )
