@@ -106,7 +106,7 @@ class ChatFormat(AnswerFormat):
             "refusal": None,
         }
 
-    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
+    def _token(self, token_id: int, logprob: float | None) -> dict[str, Any]:
         text, raw = self.vocabulary.token_text(token_id)
         return {"token": text, "logprob": _finite(logprob), "bytes": raw}
 
@@ -161,12 +161,18 @@ class CompletionFormat(AnswerFormat):
         return {
             "tokens": tokens,
             "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
-            "top_logprobs": [
-                {self.vocabulary.token_text(i)[0]: _finite(lp) for i, lp in entry.likeliest}
-                for entry in logprobs
-            ],
+            "top_logprobs": [self._likeliest(entry) for entry in logprobs],
             "text_offset": offsets,
         }
+
+    def _likeliest(self, entry: TokenLogprob) -> dict[str, float] | None:
+        """The likeliest tokens and the chosen one. Of two with the same text, the likelier."""
+        if entry.logprob is None:
+            return None
+        told: dict[str, float] = {}
+        for token_id, logprob in (*entry.likeliest, (entry.token_id, entry.logprob)):
+            told.setdefault(self.vocabulary.token_text(token_id)[0], max(logprob, _LEAST))
+        return told
 
 
 def _all_logprobs(pieces: list[Piece]) -> list[TokenLogprob] | None:
@@ -175,6 +181,9 @@ def _all_logprobs(pieces: list[Piece]) -> list[TokenLogprob] | None:
     return [entry for piece in pieces for entry in piece.logprobs or ()]
 
 
-def _finite(logprob: float) -> float:
-    """JSON knows no infinity: a token that cannot come has -9999, as in OpenAI's API."""
-    return max(logprob, -9999.0)
+_LEAST = -9999.0
+"""JSON knows no infinity: a token that cannot come has this, as in OpenAI's API."""
+
+
+def _finite(logprob: float | None) -> float | None:
+    return None if logprob is None else max(logprob, _LEAST)

@@ -24,6 +24,7 @@ from engine.api.protocol import (
     MAX_CHOICES,
     ChatRequest,
     CompletionRequest,
+    DetokenizeRequest,
     GenerationRequest,
     TokenizeRequest,
     parse,
@@ -31,7 +32,7 @@ from engine.api.protocol import (
 from engine.api.sampling import room_for, sampling_params
 from engine.api.state import EngineState
 from engine.api.stream import Send, send_stream
-from engine.api.tokenizing import chat_ids, prompt_ids, text_ids
+from engine.api.tokenizing import chat_ids, check_ids, prompt_ids, text_ids
 from engine.metrics import CONTENT_TYPE
 
 
@@ -47,6 +48,7 @@ def build_app(state: EngineState, health: Health | None = None) -> Gate:
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completions, methods=["POST"]),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
+            Route("/detokenize", routes.detokenize, methods=["POST"]),
         ],
         redirect_slashes=False,
     )
@@ -87,6 +89,13 @@ class Routes:
         limit = self._state.max_seq_length
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": limit})
 
+    async def detokenize(self, request: Request) -> Response:
+        body = parse(DetokenizeRequest, await read_body(request))
+        self._check_model(body.model)
+        vocabulary = self._state.require_vocabulary()
+        check_ids(vocabulary, body.tokens, param="tokens")
+        return JSONResponse({"prompt": vocabulary.text_of(body.tokens)})
+
     async def chat(self, request: Request) -> Any:
         body = parse(ChatRequest, await read_body(request))
         self._check_model(body.model)
@@ -106,7 +115,8 @@ class Routes:
                 param="n",
             )
         prompts = [await prompt_ids(vocabulary, prompt) for prompt in body.prompts]
-        return self._answer(body, CompletionFormat, prompts, vocabulary, request)
+        echoes = [_echo(vocabulary, prompt) for prompt in body.prompts] if body.echo else None
+        return self._answer(body, CompletionFormat, prompts, vocabulary, request, echoes)
 
     def _answer(
         self,
@@ -115,15 +125,18 @@ class Routes:
         prompts: list[list[int]],
         vocabulary: Vocabulary,
         request: Request,
+        echoes: list[str] | None = None,
     ) -> Answer:
         """Everything is checked before anything is submitted."""
         limit = self._state.max_seq_length
         works: list[Work] = []
-        for ids in prompts:
+        for ids, echo in zip(prompts, echoes or [None] * len(prompts), strict=True):
             room = room_for(body, num_prompt_tokens=len(ids), max_seq_length=limit)
             for choice in range(body.n):
-                params = sampling_params(body, vocabulary, max_new_tokens=room, choice=choice)
-                works.append(Work(ids, params))
+                params = sampling_params(
+                    body, vocabulary, max_new_tokens=max(1, room), choice=choice
+                )
+                works.append(Work(ids, params, echo, wants_answer=room > 0))
         request_id = request.scope["request_id"]
         generation = Generation(self._state.link, vocabulary, works, body.stops, request_id)
         model = self._state.config.model_name
@@ -148,6 +161,10 @@ class Routes:
                 param="model",
                 code="model_not_found",
             )
+
+
+def _echo(vocabulary: Vocabulary, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else vocabulary.text_of(prompt)
 
 
 class Answer:

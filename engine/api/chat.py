@@ -75,6 +75,10 @@ class Vocabulary:
             ) from error
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
+    def text_of(self, token_ids: list[int]) -> str:
+        """The text of tokens, special ones too."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
+
     def token_text(self, token_id: int) -> tuple[str, list[int]]:
         """One token alone, special or not: its text and its bytes, for logprobs.
 

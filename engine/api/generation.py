@@ -7,14 +7,14 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.api.chat import Vocabulary
 from engine.api.core_link import CoreLink, Mailbox
 from engine.api.errors import ApiError
 from engine.api.text import Detokenizer, StopStrings
-from engine.core.messages import Output, SamplingParams, Submit
+from engine.core.messages import Output, PromptPart, SamplingParams, Submit
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -26,10 +26,13 @@ _serial = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token of the answer with the likeliest ones at its place, as (token id, logprob)."""
+    """One token of the answer with the likeliest ones at its place, as (token id, logprob).
+
+    logprob: None for a prompt's first token, which nothing comes before.
+    """
 
     token_id: int
-    logprob: float
+    logprob: float | None
     likeliest: list[tuple[int, float]]
 
 
@@ -45,22 +48,55 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One choice as the core gets it."""
+    """One choice as the core gets it.
+
+    echo: a text that the answer begins with. wants_answer: False where only the prompt is of
+    interest; the core makes one token all the same, which is dropped.
+    """
 
     prompt_ids: list[int]
     sampling: SamplingParams
+    echo: str | None = None
+    wants_answer: bool = True
 
 
 @dataclass(slots=True)
 class _Choice:
     request_id: str
+    work: Work
     detokenizer: Detokenizer
     stops: StopStrings
     num_tokens: int = 0
     is_open: bool = True
+    prompt_parts: list[PromptPart] = field(default_factory=list)
 
     def receive(self, index: int, output: Output) -> Piece:
-        """Turn new tokens into text. Token by token where a stop string may cut between two."""
+        """Turn new tokens into text; the first of them bring the echo of the prompt."""
+        for part in output.prompt or ():
+            if part.start == 0:
+                self.prompt_parts.clear()
+            self.prompt_parts.append(part)
+        if not output.token_ids and not output.finish_reason:
+            return Piece(index, "", None, None)
+        echo = self.work.echo if self.num_tokens == 0 else None
+        if self.work.wants_answer:
+            piece = self._receive_tokens(index, output)
+        else:
+            self.is_open = False
+            logprobs = None if output.logprobs is None else list[TokenLogprob]()
+            piece = Piece(index, "", logprobs, "length")
+        return piece if echo is None else self._with_echo(echo, piece)
+
+    def _with_echo(self, echo: str, piece: Piece) -> Piece:
+        if piece.logprobs is None:
+            return replace(piece, text=echo + piece.text)
+        ids = self.work.prompt_ids
+        scored = [entry for part in self.prompt_parts for entry in part.logprobs or ()]
+        told = [TokenLogprob(ids[0], None, []), *_entries(ids[1:], scored)]
+        return replace(piece, text=echo + piece.text, logprobs=told + piece.logprobs)
+
+    def _receive_tokens(self, index: int, output: Output) -> Piece:
+        """Token by token where a stop string may cut between two."""
         ids, reason = output.token_ids, output.finish_reason
         num_text = len(ids) - (1 if reason == "stop" and ids else 0)
         step = 1 if self.stops.exist else max(1, num_text)
@@ -81,9 +117,13 @@ class _Choice:
 def _logprobs(output: Output, num_tokens: int) -> list[TokenLogprob] | None:
     if output.logprobs is None:
         return None
+    return _entries(output.token_ids[:num_tokens], output.logprobs)
+
+
+def _entries(token_ids: Sequence[int], logprobs: Sequence[Any]) -> list[TokenLogprob]:
     return [
         TokenLogprob(token_id, entry[0], [(i, logprob) for i, logprob in entry[1]])
-        for token_id, entry in zip(output.token_ids[:num_tokens], output.logprobs, strict=False)
+        for token_id, entry in zip(token_ids, logprobs, strict=False)
     ]
 
 
@@ -134,11 +174,15 @@ class Generation:
             detokenizer = Detokenizer(self.vocabulary.decode, work.prompt_ids)
             self.link.submit(Submit(core_id, work.prompt_ids, work.sampling), self._mailbox, index)
             stops = StopStrings(self.stops)
-            self._choices.append(_Choice(core_id, detokenizer, stops))
+            self._choices.append(_Choice(core_id, work, detokenizer, stops))
 
     @property
     def is_open(self) -> bool:
         return any(choice.is_open for choice in self._choices)
+
+    def prompt_parts(self, index: int) -> list[PromptPart]:
+        """What the core told of a choice's prompt."""
+        return self._choices[index].prompt_parts
 
     @property
     def num_completion_tokens(self) -> int:

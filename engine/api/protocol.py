@@ -69,6 +69,11 @@ class GenerationRequest(Body):
         """How many likely tokens to tell at each position; None: no log probabilities at all."""
         return None
 
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """The same for the prompt's own tokens."""
+        return None
+
 
 class TextPart(Body):
     type: Literal["text"]
@@ -102,27 +107,51 @@ class ChatRequest(GenerationRequest):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
+Texts = (
+    str
+    | TokenIds
+    | Annotated[list[str], Field(min_length=1)]
+    | Annotated[list[TokenIds], Field(min_length=1)]
+)
+"""One or several, each as text or as token ids."""
+
+
+def _each(texts: Any) -> list[str] | list[list[int]]:
+    """One entry a text; the first entry of a list tells the kind of all."""
+    is_one = isinstance(texts, str) or isinstance(texts[0], int)
+    return [texts] if is_one else texts
+
+
 class CompletionRequest(GenerationRequest):
-    prompt: (
-        str
-        | TokenIds
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenIds], Field(min_length=1)]
-    )
+    """max_tokens 0 adds nothing to the prompt; with echo and logprobs, the prompt is scored."""
+
+    prompt: Texts
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
     logprobs: Logprobs | None = None
+    echo: bool = False
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """One entry a prompt: text or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]  # the first entry tells the kind of all
-        return self.prompt  # type: ignore[return-value]
+        return _each(self.prompt)
 
     @property
     def num_logprobs(self) -> int | None:
         return self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        return self.logprobs if self.echo else None
+
+
+class EmbeddingsRequest(Body):
+    model: str | None = None
+    input: Texts
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        return _each(self.input)
 
 
 class TokenizeRequest(Body):
@@ -131,10 +160,15 @@ class TokenizeRequest(Body):
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
 
 
+class DetokenizeRequest(Body):
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
+
+
 _NOTHING: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
-    "echo": (False,),
+    "dimensions": (),
     "function_call": ("none",),
     "functions": ([],),
     "guided_json": (),

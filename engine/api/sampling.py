@@ -35,6 +35,7 @@ def sampling_params(
         stop_token_ids=() if request.ignore_eos else vocabulary.stop_ids,
         logit_bias=_logit_bias(request, vocabulary),
         logprobs=request.num_logprobs,
+        prompt_logprobs=request.num_prompt_logprobs,
     )
 
 

@@ -25,12 +25,17 @@ async def prompt_ids(vocabulary: Vocabulary, prompt: str | list[int]) -> list[in
     """
     if isinstance(prompt, str):
         return await text_ids(vocabulary, prompt)
-    if max(prompt) >= vocabulary.size:
-        raise RequestError(
-            f"The prompt has the token id {max(prompt)}; ids are 0 … {vocabulary.size - 1}.",
-            param="prompt",
-        )
+    check_ids(vocabulary, prompt, param="prompt")
     return prompt
+
+
+def check_ids(vocabulary: Vocabulary, token_ids: Sequence[int], *, param: str) -> None:
+    """Raises RequestError for an id that is no token."""
+    if token_ids and max(token_ids) >= vocabulary.size:
+        raise RequestError(
+            f"{param} has the token id {max(token_ids)}; ids are 0 … {vocabulary.size - 1}.",
+            param=param,
+        )
 
 
 async def chat_ids(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import uvicorn
 
 from engine.api.app import build_app
@@ -30,6 +33,7 @@ from engine.core.messages import (
     Loading,
     Message,
     Output,
+    PromptPart,
     Ready,
     Stats,
     Step,
@@ -149,7 +153,17 @@ class FakeCore:
             if submit.sampling.logprobs is not None:
                 likeliest = [[i, -1.0] for i in range(65, 65 + submit.sampling.logprobs)]
                 logprobs = [[-0.5, likeliest] for _ in part]
-            self._step(Output(submit.request_id, part, reason, logprobs))
+            is_first = start == 0
+            self._step(
+                Output(
+                    submit.request_id,
+                    part,
+                    reason,
+                    logprobs,
+                    times_s=[0.25, 0.5] if is_first else None,
+                    prompt=_prompt_parts(submit) if is_first else None,
+                )
+            )
             await asyncio.sleep(script.step_s)
 
     def _step(self, output: Output) -> None:
@@ -160,6 +174,28 @@ class FakeCore:
             generated_tokens=stats.generated_tokens + len(output.token_ids),
         )
         self.send(Step([output], self.stats))
+
+
+def _prompt_parts(submit: Submit) -> list[PromptPart] | None:
+    """A part that a preemption made void, then the prompt in two."""
+    ids, sampling = submit.prompt_ids, submit.sampling
+    if not sampling.reads_prompt:
+        return None
+    count = sampling.prompt_logprobs
+    entries = None
+    if count is not None:
+        likeliest = [[i, -1.0] for i in range(65, 65 + count)]
+        entries = [[-float(token), likeliest] for token in ids[1:]]
+    half = len(ids) // 2
+    vectors = [
+        struct.pack("3f", len(part), *part[:1], 0.0) if part and sampling.pooling else None
+        for part in (ids, ids[:half], ids[half:])
+    ]
+    void = PromptPart(0, entries, vectors[0])
+    if not half:
+        return [void, void]
+    first, second = (None, None) if entries is None else (entries[:half], entries[half:])
+    return [void, PromptPart(0, first, vectors[1]), PromptPart(half, second, vectors[2])]
 
 
 class Harness:
@@ -246,3 +282,12 @@ class Harness:
         await serving
         await self.link.close()
         await core
+
+
+def openai_client(harness: Harness, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(
+        base_url=harness.url + "/v1",
+        api_key=key,
+        max_retries=0,
+        http_client=httpx.Client(trust_env=False, timeout=10),
+    )

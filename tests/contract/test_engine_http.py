@@ -4,70 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from engine.api.chat import Vocabulary, load
-from tests.contract.fake_core import ANSWER, FakeCore, Harness, Script
-from tests.contract.tiny_tokenizer import EOS_ID, save_folder
+from engine.api.chat import Vocabulary
+from tests.contract.fake_core import ANSWER, FakeCore, Harness, Script, openai_client
+from tests.contract.tiny_tokenizer import EOS_ID
 
 USER = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return load(save_folder(tmp_path_factory.mktemp("vocabulary") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary
-) -> Iterator[Callable[[], Harness]]:
-    """Gives a ready engine: the one of the tests before, unless they killed its core."""
-    with ExitStack() as stack:
-        engines: list[Harness] = []
-
-        def get() -> Harness:
-            if not engines or engines[-1].link.lost.is_set():
-                folder = tmp_path_factory.mktemp("engine") / "tiny"
-                engines.append(stack.enter_context(Harness(folder, vocabulary)))
-                engines[-1].make_ready()
-            return engines[-1]
-
-        yield get
-
-
-@pytest.fixture
-def harness(running: Callable[[], Harness]) -> Harness:
-    engine = running()
-    engine.call(engine.core.forget)
-    return engine
-
-
-@pytest.fixture
-def http(harness: Harness) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=harness.url, trust_env=False, timeout=10) as client:
-        yield client
-
-
-@pytest.fixture
-def client(harness: Harness) -> Iterator[openai.OpenAI]:
-    with _openai(harness) as client:
-        yield client
-
-
-def _openai(harness: Harness, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=harness.url + "/v1",
-        api_key=key,
-        max_retries=0,
-        http_client=httpx.Client(trust_env=False, timeout=10),
-    )
 
 
 def _chat(http: httpx.Client, **fields: object) -> httpx.Response:
@@ -202,7 +149,7 @@ def test_completion_log_probabilities_have_offsets(client: openai.OpenAI) -> Non
     assert logprobs
     assert logprobs.tokens == list(ANSWER[:3])
     assert logprobs.text_offset == [0, 1, 2]
-    assert logprobs.top_logprobs == [{"A": -1.0}] * 3
+    assert logprobs.top_logprobs == [{"A": -1.0, letter: -0.5} for letter in ANSWER[:3]]
 
 
 def test_sampling_fields_reach_the_core(harness: Harness, http: httpx.Client) -> None:
@@ -301,8 +248,8 @@ def test_null_and_idle_values_count_as_left_out(http: httpx.Client) -> None:
     assert _chat(http, **idle).is_success
 
 
-def test_echo_and_suffix_are_refused_by_name(http: httpx.Client) -> None:
-    for name, value in (("echo", True), ("suffix", "end"), ("best_of", 2)):
+def test_suffix_and_best_of_are_refused_by_name(http: httpx.Client) -> None:
+    for name, value in (("suffix", "end"), ("best_of", 2)):
         response = http.post("/v1/completions", json={"prompt": "x", name: value})
         assert (response.status_code, _error(response)["param"]) == (400, name)
 
@@ -371,9 +318,9 @@ def test_every_route_but_health_asks_for_a_key(tmp_path: Path, vocabulary: Vocab
                 assert http.get(path).status_code == 401
                 assert http.get(path, headers={"authorization": "Bearer k"}).status_code == 401
             _error(http.get("/v1/models"))
-        with _openai(harness, "k-2") as client:
+        with openai_client(harness, "k-2") as client:
             assert client.chat.completions.create(model="tiny", messages=USER).choices
-        with _openai(harness, "wrong") as client, pytest.raises(openai.AuthenticationError):
+        with openai_client(harness, "wrong") as client, pytest.raises(openai.AuthenticationError):
             client.models.list()
 
 
