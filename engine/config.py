@@ -237,6 +237,9 @@ class EngineConfig(Options):
         0.90, "Share of the device's memory the engine may fill", lo=0.10, hi=0.98
     )
     enable_prefix_cache: bool = option(True, "Reuse the KV of prompt beginnings already computed")
+    enable_fast_blocks: bool = option(
+        True, "Fuse each layer whose fused form gives the layer's own results at load"
+    )
     enable_health_check: bool = option(False, "Let /health compute a real token when idle")
     api_key_file: str | None = option(None, "File with API keys, one a line; default: no key asked")
     num_threads: int = option(0, "CPU threads for computing; 0: one per core", lo=0, hi=1024)

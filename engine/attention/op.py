@@ -51,6 +51,11 @@ def during(step: AttentionStep) -> Iterator[None]:
         _step.reset(token)
 
 
+def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> Tensor:
+    """Attention of one layer within the current step; see `AttentionStep.attend`."""
+    return _step.get().attend(layer, query, key, value, variant)
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -73,7 +78,7 @@ def _attend(
     )
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [tokens, heads, dim]
     layer: int = module.layer_idx  # type: ignore[assignment]  # an int in every attention module
-    return _step.get().attend(layer, q, k, v, variant)[None], None
+    return attend(layer, q, k, v, variant)[None], None
 
 
 def _make_no_mask(

@@ -40,7 +40,7 @@ def attend(
     if query.is_cuda and len(sequences) > 1 and metadata.max_query_length == 1:
         return _decode_together(query, keys, values, metadata, variant)
     parts = [
-        _attend_one(
+        attend_sequence(
             query[seq.start : seq.end],
             _read(keys, metadata, row, seq),
             _read(values, metadata, row, seq),
@@ -61,8 +61,12 @@ def _read(cache: Tensor, metadata: AttentionMetadata, row: int, seq: Sequence) -
     return blocks.flatten(0, 1)[: seq.length]
 
 
-def _attend_one(query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> Tensor:
-    """query: [queries, heads, dim], the newest of key, value: [length, kv_heads, dim]."""
+def attend_sequence(query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> Tensor:
+    """Causal attention of one sequence whose keys and values are at hand.
+
+    query: [queries, heads, dim], the newest of key, value: [length, kv_heads, dim]. Returns
+    [queries, heads, v_dim].
+    """
     num_queries, length, window = query.shape[0], key.shape[0], variant.sliding_window
     if window:
         first = max(0, length - num_queries - window + 1)

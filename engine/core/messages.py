@@ -92,6 +92,8 @@ class Ready:
     load_s: float
     warm_up_s: float
     peak_bytes: int
+    num_layers: int = 0
+    num_fast_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from engine.core.messages import Ready, SamplingParams
 from engine.core.scheduler import Limits, Scheduler
 from engine.model.adapt import LayerShape, adapt, usable_length
 from engine.model.device import dtype_name, free_bytes
+from engine.model.fast import use_fast_blocks
 from engine.model.load import LoadedModel, load_model
 from engine.model.merge import merge_siblings
 from engine.model.tokenizer import grammar_tokenizer
@@ -58,6 +59,7 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     layers = adapt(loaded.model)
     num_groups = merge_siblings(loaded.model)
     logger.info("Merged %d groups of sibling projections", num_groups)
+    num_fast = use_fast_blocks(loaded.model, layers) if config.enable_fast_blocks else 0
     length = _max_seq_length(config, loaded.model.config)
     cache = _allocate(config, loaded, layers, length)
     vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
@@ -81,6 +83,8 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
         load_s=load_s,
         warm_up_s=warm_up_s,
         peak_bytes=_peak_bytes(loaded.device, cache),
+        num_layers=len(layers),
+        num_fast_layers=num_fast,
     )
     logger.info("Ready: %s", ready)
     return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), runner, ready)
