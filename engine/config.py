@@ -224,7 +224,9 @@ class EngineConfig(Options):
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     quantization: str = option(
-        "none", "Weight-only quantization done at load", choices=("none", "int8", "int4")
+        "none",
+        "Quantization of the Linear layers at load; int8_dynamic: inputs and head too, CPU only",
+        choices=("none", "int8", "int8_dynamic", "int4"),
     )
     max_seq_length: int = option(4096, "Most tokens of one request, prompt and answer", lo=16)
     max_num_seqs: int = option(16, "Most requests computed together", lo=1, hi=1024)
@@ -242,7 +244,17 @@ class EngineConfig(Options):
     )
     enable_health_check: bool = option(False, "Let /health compute a real token when idle")
     api_key_file: str | None = option(None, "File with API keys, one a line; default: no key asked")
-    num_threads: int = option(0, "CPU threads for computing; 0: one per core", lo=0, hi=1024)
+    num_threads: int = option(
+        0, "CPU threads for computing, of all replicas; 0: one per core", lo=0, hi=1024
+    )
+    replicas: int = option(
+        1, "Copies of the model, each in a process (and on a GPU) of its own", lo=1, hi=64
+    )
+    routing: str = option(
+        "prefix_aware",
+        "Which replica answers: in turn, the least loaded, or the one that knows the prompt",
+        choices=("round_robin", "least_loaded", "prefix_aware"),
+    )
     seed: int = option(0, "Seed for requests that bring none", lo=0)
     log_level: str = option(
         "info", "Least level that is logged", choices=("debug", "info", "warning", "error")

@@ -32,12 +32,14 @@ def main(argv: Sequence[str]) -> int:
         listener = bind(config.host, config.port)
         from engine.api.keys import read_keys  # the API's imports only once the port is ours
         from engine.api.server import serve
+        from engine.api.shares import shares
 
         keys = read_keys(config.api_key_file)
+        replica_shares = shares(config)
     except EngineError as error:
         logs.fatal(error)
         return EXIT_REFUSED
-    return asyncio.run(serve(config, listener, keys))
+    return asyncio.run(serve(config, listener, keys, replica_shares))
 
 
 def help_text() -> str:

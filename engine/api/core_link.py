@@ -92,8 +92,21 @@ def _merge(first: Output, second: Output) -> Output:
     )
 
 
+@dataclass(slots=True)
+class OpenRequest:
+    """Where the outputs of one choice go. submit: None once tokens came, as it then cannot begin
+    again with another core."""
+
+    submit: Submit | None
+    mailbox: Mailbox
+    choice: int
+
+
 class CoreLink:
-    """Listens on a socket for the one core, and keeps what it told about itself."""
+    """Listens on a socket for the one core, and keeps what it told about itself.
+
+    take_over: asked for each open request when the core is lost, whether someone else answers it.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.phase = Phase.STARTING
@@ -107,14 +120,15 @@ class CoreLink:
         self.lost = asyncio.Event()
         self.stepped = asyncio.Event()
         self.clock = clock
-        self._mailboxes: dict[str, tuple[Mailbox, int]] = {}
+        self.take_over: Callable[[OpenRequest], bool] = _nobody
+        self._open: dict[str, OpenRequest] = {}
         self._server: asyncio.AbstractServer | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     @property
     def num_open(self) -> int:
         """Requests that have not ended (each choice of an HTTP request is one)."""
-        return len(self._mailboxes)
+        return len(self._open)
 
     async def listen(self, path: Path) -> None:
         self._server = await asyncio.start_unix_server(self._serve_core, path, limit=_READ_BYTES)
@@ -126,13 +140,13 @@ class CoreLink:
         """
         if self.phase is not Phase.READY:
             raise engine_unavailable(self.phase, self.why())
-        assert submit.request_id not in self._mailboxes, submit.request_id
-        self._mailboxes[submit.request_id] = (mailbox, choice)
+        assert submit.request_id not in self._open, submit.request_id
+        self._open[submit.request_id] = OpenRequest(submit, mailbox, choice)
         self._send(submit)
 
     def abort(self, request_id: str) -> None:
         """End a request whose answer nobody wants any more. Harmless when it has ended."""
-        if self._mailboxes.pop(request_id, None):
+        if self._open.pop(request_id, None):
             self._send(Abort(request_id))
 
     def stop(self) -> None:
@@ -142,8 +156,8 @@ class CoreLink:
 
     def fail_open(self, detail: str) -> None:
         """End every open request with an error that says why."""
-        for request_id, (mailbox, _) in list(self._mailboxes.items()):
-            mailbox.fail(engine_unavailable(self.phase, detail))
+        for request_id, request in list(self._open.items()):
+            request.mailbox.fail(engine_unavailable(self.phase, detail))
             self.abort(request_id)
 
     async def close(self) -> None:
@@ -151,14 +165,18 @@ class CoreLink:
         if self._server:
             self._server.close()
         if self._writer:
-            self._writer.close()
+            self._writer.transport.abort()  # a core that reads no more would never take the rest
             with suppress(OSError):
                 await self._writer.wait_closed()
 
     def lose(self) -> None:
-        """The core is gone: every open request gets an error. Harmless the second time."""
+        """The core is gone: every open request is taken over or gets an error. Harmless the second
+        time."""
         if self.phase is not Phase.STOPPING:
             self.phase = Phase.DEAD
+        for request_id, request in list(self._open.items()):
+            if self.take_over(request):
+                del self._open[request_id]
         self.fail_open(self.why())
         self.lost.set()
 
@@ -219,17 +237,21 @@ class CoreLink:
             self.stepped.set()
         self.stats = step.stats
         for output in step.outputs:
-            entry = self._mailboxes.get(output.request_id)
-            if entry is None:
+            request = self._open.get(output.request_id)
+            if request is None:
                 continue  # aborted while this step was computed
-            mailbox, choice = entry
+            request.submit = None
             if output.finish_reason:
-                del self._mailboxes[output.request_id]
-            mailbox.put(choice, output)
+                del self._open[output.request_id]
+            request.mailbox.put(request.choice, output)
 
     def _receive_failed(self, failed: Failed) -> None:
-        entry = self._mailboxes.pop(failed.request_id, None)
-        if entry is None:
+        request = self._open.pop(failed.request_id, None)
+        if request is None:
             return
         logger.warning("Request failed: %s", failed.message, extra=logs.about(failed.request_id))
-        entry[0].fail(request_failed(failed))
+        request.mailbox.fail(request_failed(failed))
+
+
+def _nobody(_: OpenRequest) -> bool:
+    return False

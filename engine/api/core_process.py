@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,12 +33,17 @@ CORE_COMMAND = (sys.executable, "-m", "engine.core.process")
 
 
 class CoreProcess:
-    """Runs `command --socket PATH argv…` beside a link."""
+    """Runs `command --socket PATH argv…` beside a link. env: its environment; default: ours."""
 
     def __init__(
-        self, link: CoreLink, argv: Sequence[str], command: Sequence[str] = CORE_COMMAND
+        self,
+        link: CoreLink,
+        argv: Sequence[str],
+        command: Sequence[str] = CORE_COMMAND,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.link = link
+        self._env = env
         self._argv = [*command, "--socket", "", *argv]
         self._socket_at = len(command) + 1
         self._folder: Path | None = None
@@ -58,6 +63,7 @@ class CoreProcess:
         self._argv[self._socket_at] = str(path)
         self._process = await asyncio.create_subprocess_exec(
             *self._argv,
+            env=self._env,
             process_group=0,  # Ctrl-C in a terminal goes to the API process, which drains first
         )
         logger.info("Started the engine core as process %d", self._process.pid)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.api.chat import Vocabulary
-from engine.api.core_link import CoreLink, Mailbox
+from engine.api.core_link import Mailbox
 from engine.api.errors import ApiError
+from engine.api.replicas import Replicas
 from engine.api.text import Detokenizer, StopStrings
 from engine.core.messages import Output, PromptPart, SamplingParams, Submit
 
@@ -153,7 +154,7 @@ class Generation:
     Raises ApiError from `submit` while the core is not ready, from `next` when it gives up.
     """
 
-    link: CoreLink
+    link: Replicas
     vocabulary: Vocabulary
     works: Sequence[Work]
     stops: Sequence[str]

@@ -1,7 +1,7 @@
 """/health: is the engine starting, well, stalled, stopping or dead?
 
-"ok" means that tokens advance. Where `--enable-health-check` is on and no step was made for a
-while, one real token is computed; everyone who asks meanwhile waits for the same one.
+"ok" means that tokens advance, of one replica at least. Where `--enable-health-check` is on and no
+step was made for a while, one real token is computed; everyone who asks meanwhile waits for it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from engine.api.core_link import CoreLink, Mailbox, Phase
 from engine.api.errors import ApiError
+from engine.api.replicas import Seat
 from engine.api.state import EngineState
-from engine.core.messages import SamplingParams, Submit
+from engine.core.messages import Fatal, SamplingParams, Submit
 
 FRESH_S = 5.0
 """A step this young is proof enough."""
@@ -32,14 +34,13 @@ class Health:
         self._state = state
         self._fresh_s = fresh_s
         self._deadline_s = deadline_s
-        self._checking: asyncio.Task[bool] | None = None
+        self._checks: WeakKeyDictionary[CoreLink, asyncio.Task[bool]] = WeakKeyDictionary()
 
     async def report(self) -> tuple[int, Mapping[str, Any]]:
         """Status code and body."""
         state, link = self._state, self._state.link
-        is_stalled = self._must_check() and not await self._computes_a_token()
-        if is_stalled and state.phase is Phase.READY:
-            return 503, {"status": "stalled", "detail": self._stalled_detail()}
+        if state.phase is Phase.READY and (detail := await self._find_stalled()):
+            return 503, {"status": "stalled", "detail": detail}
         match state.phase:
             case Phase.READY:
                 return 200, self._figures()
@@ -52,20 +53,39 @@ class Health:
             case Phase.DEAD:
                 return 503, {"status": "dead", "detail": link.why()}
 
-    def _must_check(self) -> bool:
-        if self._state.phase is not Phase.READY or not self._state.config.enable_health_check:
-            return False
-        last = self._state.link.last_step_at
-        return last is None or self._state.link.clock() - last > self._fresh_s
+    async def _find_stalled(self) -> str | None:
+        """Why no replica computes; None if at least one does. Those that do not beside one that
+        does are given up, so that they are started again."""
+        ready = [link for link in self._state.link.links if link.phase is Phase.READY]
+        works = await asyncio.gather(*(self._works(link) for link in ready))
+        stalled = [
+            link
+            for link, works_well in zip(ready, works, strict=True)
+            if not works_well and link.phase is Phase.READY
+        ]
+        if stalled and len(stalled) == len(ready):
+            return self._stalled_detail(stalled[0])
+        for link in stalled:
+            detail = self._stalled_detail(link)
+            self._state.link.give_up(link, Fatal("EngineUnavailable", detail, ""))
+        return None
 
-    async def _computes_a_token(self) -> bool:
-        """Share one check between all who ask; it goes on when one of them leaves."""
-        if self._checking is None or self._checking.done():
-            self._checking = asyncio.create_task(_make_token(self._state.link, self._deadline_s))
-        return await asyncio.shield(self._checking)
+    async def _works(self, link: CoreLink) -> bool:
+        """Whether a step was made lately or, if asked to compute one, a token comes in time.
 
-    def _stalled_detail(self) -> str:
-        link = self._state.link
+        All who ask share one check; it goes on when one of them leaves."""
+        is_fresh = (
+            link.last_step_at is not None and link.clock() - link.last_step_at <= self._fresh_s
+        )
+        if is_fresh or not self._state.config.enable_health_check:
+            return True
+        check = self._checks.get(link)
+        if check is None or check.done():
+            check = asyncio.create_task(_make_token(link, self._deadline_s))
+            self._checks[link] = check
+        return await asyncio.shield(check)
+
+    def _stalled_detail(self, link: CoreLink) -> str:
         waited = f"No step in {self._deadline_s:g} s"
         if link.last_step_at is None:
             return f"{waited}, and none before."
@@ -94,7 +114,22 @@ class Health:
             "attention": ready.attention,
             "model_type": ready.model_type,
             "max_seq_length": ready.max_seq_length,
+            "replicas": [_replica(seat) for seat in state.link.seats],
         }
+
+
+def _replica(seat: Seat) -> dict[str, Any]:
+    link, stats = seat.link, seat.stats
+    return {
+        "status": link.phase.value,
+        "detail": "" if link.phase is Phase.READY else link.why(),
+        "device": link.ready.device if link.ready else None,
+        "restarts": seat.restarts,
+        "open": link.num_open,
+        "running": stats.running if stats else 0,
+        "waiting": stats.waiting if stats else 0,
+        "generated_tokens": stats.generated_tokens if stats else 0,
+    }
 
 
 async def _make_token(link: CoreLink, deadline_s: float) -> bool:

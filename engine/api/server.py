@@ -1,8 +1,8 @@
-"""The life of one engine: listen, start the core, serve, and end with the right exit code.
+"""The life of one engine: listen, start the cores, serve, and end with the right exit code.
 
-port bound ─► HTTP up (/health: starting) ─► core and tokenizer load ─► ready ─► …
-asked to stop: admit nothing, let streams end, end the core, close the port        exit 0
-the core or the tokenizer fails: say why, answer what is open, close               exit 1 or 2
+port bound ─► HTTP up (/health: starting) ─► cores and tokenizer load ─► ready ─► …
+asked to stop: admit nothing, let streams end, end the cores, close the port       exit 0
+the last core or the tokenizer fails: say why, answer what is open, close          exit 1 or 2
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import uvicorn
 from engine import logs
 from engine.api import chat
 from engine.api.app import build_app
-from engine.api.core_link import CoreLink
-from engine.api.core_process import CORE_COMMAND, CoreProcess
+from engine.api.core_process import CORE_COMMAND
+from engine.api.keeper import Failure, Keeper
 from engine.api.keys import Keys
+from engine.api.replicas import Replicas
+from engine.api.shares import Share
 from engine.api.state import EngineState
 from engine.config import EngineConfig
 from engine.core.messages import Fatal
-from engine.errors import ConfigError, EngineError, ModelError
+from engine.errors import EngineError, ModelError
 
 logger = logging.getLogger("engine.api")
 
@@ -35,9 +37,6 @@ EXIT_STOPPED, EXIT_FAILED, EXIT_REFUSED = 0, 1, 2
 
 _KEEP_ALIVE_S = 65
 """Longer than the pools of usual clients keep an idle connection."""
-
-_REAP_S = 0.5
-"""A core whose socket has closed is a process that ends; its exit code is worth this wait."""
 
 
 @dataclass(frozen=True)
@@ -55,59 +54,63 @@ async def serve(
     config: EngineConfig,
     listener: socket.socket,
     keys: Keys,
+    shares: Sequence[Share],
     *,
     core_command: Sequence[str] = CORE_COMMAND,
     grace: Grace | None = None,
 ) -> int:
-    """Run the engine until it is asked to stop or fails; gives the exit code."""
+    """Run the engine until it is asked to stop or fails; gives the exit code.
+
+    shares: how each replica's core is started.
+    """
     grace = grace or Grace()
-    link = CoreLink()
-    state = EngineState(config, link, keys)
-    core = CoreProcess(link, config.to_argv(), core_command)
+    replicas = Replicas.of(config)
+    state = EngineState(config, replicas, keys)
+    keeper = Keeper(replicas, shares, core_command)
     server = _Server(_uvicorn_config(state, grace))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stop = _stop_event()
     try:
-        failure = await _run(state, core, serving, stop)
+        failure = await _run(state, keeper, serving, stop)
         if failure is None:
-            await _drain(link, grace.drain_s, stop)
+            await _drain(replicas, grace.drain_s, stop)
         else:
             await asyncio.sleep(grace.tell_s)
     finally:
-        await core.end(grace.core_s)
+        await keeper.end(grace.core_s)
         server.should_exit = True
         await serving
     if failure is None:
         logger.info("Stopped")
         return EXIT_STOPPED
-    return _exit_code(failure, core.exit_code)
+    return EXIT_REFUSED if failure.is_refusal else EXIT_FAILED
 
 
 async def _run(
-    state: EngineState, core: CoreProcess, serving: asyncio.Task[None], stop: asyncio.Event
-) -> Fatal | None:
+    state: EngineState, keeper: Keeper, serving: asyncio.Task[None], stop: asyncio.Event
+) -> Failure | None:
     """Bring the engine up and wait. Gives why it failed, None when it was asked to stop."""
-    await core.start()
+    keeper.start()
     tokenizer = asyncio.create_task(_load_tokenizer(state))
     asked = asyncio.create_task(stop.wait())
-    lost = asyncio.create_task(state.link.lost.wait())
-    announced = asyncio.create_task(_announce(state, tokenizer))
+    announced = asyncio.create_task(_announce(state, keeper, tokenizer))
     try:
-        waiting = {asked, lost, serving, tokenizer}
+        waiting = {asked, keeper.failed, serving, tokenizer}
         while True:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if asked in done:
                 return None
             if tokenizer in done and (error := tokenizer.exception()):
                 return _tokenizer_failed(state, error)
-            if lost in done:
-                fatal = await core.why_ended(_REAP_S)
+            if keeper.failed in done:
+                failure = keeper.failed.result()
+                fatal = failure.fatal
                 logs.fatal_values(fatal.code, fatal.message, fatal.fix)
-                return fatal
+                return failure
             if serving in done:
-                return Fatal("EngineUnavailable", "The HTTP server ended.", "")
+                return Failure(Fatal("EngineUnavailable", "The HTTP server ended.", ""), False)
     finally:
-        for task in (tokenizer, asked, lost, announced):
+        for task in (tokenizer, asked, announced):
             task.cancel()
 
 
@@ -115,23 +118,25 @@ async def _load_tokenizer(state: EngineState) -> None:
     state.vocabulary = await asyncio.to_thread(chat.load, Path(state.config.model_path))
 
 
-async def _announce(state: EngineState, tokenizer: asyncio.Task[None]) -> None:
-    await state.link.became_ready.wait()
+async def _announce(state: EngineState, keeper: Keeper, tokenizer: asyncio.Task[None]) -> None:
+    await keeper.became_ready.wait()
     await asyncio.wait({tokenizer})
     logger.info("Ready: %s after %.1f s", state.config.model_name, state.uptime_s)
 
 
-def _tokenizer_failed(state: EngineState, error: BaseException) -> Fatal:
+def _tokenizer_failed(state: EngineState, error: BaseException) -> Failure:
+    is_refusal = isinstance(error, ModelError)
     if not isinstance(error, ModelError):
         logger.error("Loading the tokenizer failed", exc_info=error)
         error = EngineError(f"Loading the tokenizer failed: {error!r}")
     logs.fatal(error)
-    state.link.fatal = Fatal(type(error).__name__, error.message, error.fix)
-    state.link.lose()
-    return state.link.fatal
+    fatal = Fatal(type(error).__name__, error.message, error.fix)
+    for link in state.link.links:
+        state.link.give_up(link, fatal)
+    return Failure(fatal, is_refusal)
 
 
-async def _drain(link: CoreLink, drain_s: float, stop: asyncio.Event) -> None:
+async def _drain(link: Replicas, drain_s: float, stop: asyncio.Event) -> None:
     """Admit nothing more, and give running requests time to end. A second signal cuts it short."""
     logger.info("Asked to stop; %d requests are running", link.num_open)
     link.stop()
@@ -141,17 +146,6 @@ async def _drain(link: CoreLink, drain_s: float, stop: asyncio.Event) -> None:
     while link.num_open and loop.time() < deadline and not stop.is_set():
         await asyncio.sleep(0.05)
     link.fail_open(link.why())
-
-
-def _exit_code(fatal: Fatal, core_exit_code: int | None) -> int:
-    """2 where starting again cannot help."""
-    is_refusal = fatal.code in _names_of(ConfigError, ModelError)
-    return EXIT_REFUSED if is_refusal or core_exit_code == EXIT_REFUSED else EXIT_FAILED
-
-
-def _names_of(*kinds: type[EngineError]) -> set[str]:
-    names = {kind.__name__ for kind in kinds}
-    return names.union(*(_names_of(*kind.__subclasses__()) for kind in kinds))
 
 
 def _stop_event() -> asyncio.Event:

@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass, field
 
 from engine.api.chat import Vocabulary
-from engine.api.core_link import CoreLink, Phase
+from engine.api.core_link import Phase
 from engine.api.errors import engine_unavailable
 from engine.api.keys import Keys
+from engine.api.replica_figures import ReplicaFigures
+from engine.api.replicas import Replicas
 from engine.config import EngineConfig
 from engine.core.messages import Loading
 from engine.metrics import Metrics
@@ -16,10 +18,10 @@ from engine.metrics import Metrics
 
 @dataclass
 class EngineState:
-    """The link to the core, the tokenizer once it is loaded, keys and metrics."""
+    """The link to the cores, the tokenizer once it is loaded, keys and metrics."""
 
     config: EngineConfig
-    link: CoreLink
+    link: Replicas
     keys: Keys
     vocabulary: Vocabulary | None = None
     metrics: Metrics = field(init=False)
@@ -28,6 +30,7 @@ class EngineState:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(lambda: self.link.stats)
+        self.metrics.registry.register(ReplicaFigures(self.link))
 
     @property
     def phase(self) -> Phase:

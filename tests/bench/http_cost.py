@@ -25,6 +25,7 @@ from engine.api.app import build_app
 from engine.api.chat import load
 from engine.api.core_link import CoreLink
 from engine.api.keys import Keys
+from engine.api.replicas import Replicas
 from engine.api.state import EngineState
 from engine.config import EngineConfig
 from engine.core.messages import Decoder, Output, Stats, Step, Submit, encode
@@ -70,7 +71,8 @@ def run_client(port: int, streams: int, tokens: int) -> None:
 async def measure(folder: str, streams: int, tokens: int, per_step: int) -> float:
     """Seconds of CPU for each token."""
     link = CoreLink()
-    state = EngineState(EngineConfig(model_path=folder), link, Keys(), load(Path(folder)))
+    config = EngineConfig(model_path=folder)
+    state = EngineState(config, Replicas([link]), Keys(), load(Path(folder)))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     config = uvicorn.Config(build_app(state), log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)

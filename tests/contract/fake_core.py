@@ -24,6 +24,7 @@ from engine.api.chat import Vocabulary
 from engine.api.core_link import CoreLink
 from engine.api.health import Health
 from engine.api.keys import Keys
+from engine.api.replicas import Replicas
 from engine.api.state import EngineState
 from engine.config import EngineConfig
 from engine.core.messages import (
@@ -87,6 +88,10 @@ class FakeCore:
         self._path = path
         self._writer: asyncio.StreamWriter | None = None
         self._running: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def is_connected(self) -> bool:
+        return self._writer is not None
 
     def forget(self) -> None:
         """Be as at the beginning, for the next test."""
@@ -259,7 +264,7 @@ class Harness:
     async def _run(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.link = CoreLink()
-        self.state = EngineState(self._config, self.link, self._keys, self._vocabulary)
+        self.state = EngineState(self._config, Replicas([self.link]), self._keys, self._vocabulary)
         health = Health(self.state, deadline_s=self._deadline_s)
         config = uvicorn.Config(
             build_app(self.state, health),

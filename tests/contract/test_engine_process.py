@@ -50,7 +50,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Engine:
     """`python -m engine.launch` on a free port, with what it wrote."""
 
-    def __init__(self, model: Path, log: Path, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        log: Path,
+        *options: str,
+        port: int | None = None,
+        module: str = "engine.launch",
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
@@ -58,7 +65,7 @@ class Engine:
         words += ["--num-threads", "1", "--device-map", "cpu", "--kv-cache-gib", "0.01", *options]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "engine.launch", *words],
+                [sys.executable, "-m", module, *words],
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
@@ -74,8 +81,12 @@ class Engine:
         return json.loads(line.split(" engine.fatal ", 1)[1])
 
     def core(self) -> psutil.Process:
-        (core,) = psutil.Process(self.process.pid).children()
+        (core,) = self.cores()
         return core
+
+    def cores(self) -> list[psutil.Process]:
+        """In the order of their start."""
+        return sorted(psutil.Process(self.process.pid).children(), key=lambda core: core.pid)
 
     def health(self) -> dict[str, Any]:
         return httpx.get(self.url + "/health", timeout=15, trust_env=False).json()
