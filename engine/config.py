@@ -217,6 +217,11 @@ class EngineConfig(Options):
     served_model_name: str | None = option(None, "Name in the API; default: the folder's name")
     host: str = option("127.0.0.1", "Address to listen on")
     port: int = option(8080, "Port to listen on", lo=1, hi=65535)
+    task: str = option(
+        "auto",
+        "What is served: text, vectors, or what the model's folder says it is made for",
+        choices=("auto", "generate", "embed"),
+    )
     device_map: str = option("auto", "Device for the model: auto, cpu, cuda or cuda:N")
     dtype: str = option(
         "auto",
@@ -243,7 +248,9 @@ class EngineConfig(Options):
         True, "Fuse each layer whose fused form gives the layer's own results at load"
     )
     enable_health_check: bool = option(False, "Let /health compute a real token when idle")
-    api_key_file: str | None = option(None, "File with API keys, one a line; default: no key asked")
+    api_key_file: str | None = option(
+        None, "File with API keys or hashes of them, one a line; default: no key asked"
+    )
     num_threads: int = option(
         0, "CPU threads for computing, of all replicas; 0: one per core", lo=0, hi=1024
     )

@@ -6,7 +6,7 @@ costs nothing here. Histograms are filled once a request, not once a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -20,15 +20,33 @@ REQUEST_BUCKETS = (0.05, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 
+STAGE_BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 5.0, 30.0, 120.0)
+
 Family = GaugeMetricFamily | CounterMetricFamily
 
 
 class Metrics:
-    """One registry for one engine. stats: gives the core's newest figures, None before any."""
+    """One registry for one engine.
 
-    def __init__(self, stats: Callable[[], Stats | None]) -> None:
+    stats: gives the core's newest figures, None before any. api: gives gauges of the API process.
+    """
+
+    def __init__(
+        self,
+        stats: Callable[[], Stats | None],
+        api: Callable[[], Mapping[str, int]] | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_CoreFigures(stats))
+        if api:
+            self.registry.register(_ApiFigures(api))
+        self._stages = Histogram(
+            "autoglm_stage_seconds",
+            "Time of one request in one stage",
+            ("stage",),
+            buckets=STAGE_BUCKETS,
+            registry=self.registry,
+        )
         self._requests = Histogram(
             "api_request_duration_seconds",
             "Time from a request's arrival to the end of its answer",
@@ -59,9 +77,25 @@ class Metrics:
         if tpot_s is not None:
             self._tpot.observe(tpot_s)
 
+    def observe_stages(self, stages: Iterable[tuple[str, float]]) -> None:
+        for name, seconds in stages:
+            self._stages.labels(name).observe(seconds)
+
     def render(self) -> bytes:
         """The Prometheus text."""
         return generate_latest(self.registry)
+
+
+class _ApiFigures(Collector):
+    """What must go back to where it was when nobody asks any more."""
+
+    def __init__(self, figures: Callable[[], Mapping[str, int]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Family]:
+        for name, value in self._figures().items():
+            help_text = f"{name.capitalize().replace('_', ' ')} of the API process"
+            yield GaugeMetricFamily(f"autoglm_api_{name}", help_text, value=value)
 
 
 class _CoreFigures(Collector):

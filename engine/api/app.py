@@ -8,12 +8,14 @@ stands alone: Starlette's own middlewares would answer errors in another shape f
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
+from engine.api import embedding
 from engine.api.answers import AnswerFormat, ChatFormat, CompletionFormat
 from engine.api.chat import Vocabulary
 from engine.api.errors import ApiError
@@ -22,17 +24,21 @@ from engine.api.generation import Generation, Piece, Receive, Work
 from engine.api.health import Health
 from engine.api.protocol import (
     MAX_CHOICES,
+    MAX_INPUTS,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
+    EmbeddingsRequest,
     GenerationRequest,
     TokenizeRequest,
     parse,
 )
-from engine.api.sampling import room_for, sampling_params
+from engine.api.sampling import room_after, room_for, sampling_params
+from engine.api.stages import WANTED_BY, Stages
 from engine.api.state import EngineState
 from engine.api.stream import Send, send_stream
 from engine.api.tokenizing import chat_ids, check_ids, prompt_ids, text_ids
+from engine.core.messages import SamplingParams
 from engine.metrics import CONTENT_TYPE
 
 
@@ -47,6 +53,7 @@ def build_app(state: EngineState, health: Health | None = None) -> Gate:
             Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/completions", routes.completions, methods=["POST"]),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
             Route("/tokenize", routes.tokenize, methods=["POST"]),
             Route("/detokenize", routes.detokenize, methods=["POST"]),
         ],
@@ -97,16 +104,19 @@ class Routes:
         return JSONResponse({"prompt": vocabulary.text_of(body.tokens)})
 
     async def chat(self, request: Request) -> Any:
-        body = parse(ChatRequest, await read_body(request))
+        stages = Stages()
+        body = parse(ChatRequest, await _timed_body(request, stages))
         self._check_model(body.model)
-        vocabulary = self._state.require_vocabulary()
-        ids = await chat_ids(vocabulary, body.messages, body.chat_template_kwargs)
-        return self._answer(body, ChatFormat, [ids], vocabulary, request)
+        vocabulary = self._require_generating()
+        with stages.tokenizing():
+            ids = await chat_ids(vocabulary, body.messages, body.chat_template_kwargs)
+        return self._answer(body, ChatFormat, [ids], vocabulary, request, stages)
 
     async def completions(self, request: Request) -> Any:
-        body = parse(CompletionRequest, await read_body(request))
+        stages = Stages()
+        body = parse(CompletionRequest, await _timed_body(request, stages))
         self._check_model(body.model)
-        vocabulary = self._state.require_vocabulary()
+        vocabulary = self._require_generating()
         if len(body.prompts) * body.n > MAX_CHOICES:
             raise ApiError(
                 400,
@@ -114,9 +124,46 @@ class Routes:
                 f"{MAX_CHOICES} answers.",
                 param="n",
             )
-        prompts = [await prompt_ids(vocabulary, prompt) for prompt in body.prompts]
-        echoes = [_echo(vocabulary, prompt) for prompt in body.prompts] if body.echo else None
-        return self._answer(body, CompletionFormat, prompts, vocabulary, request, echoes)
+        with stages.tokenizing():
+            prompts = [await prompt_ids(vocabulary, prompt) for prompt in body.prompts]
+            echoes = [_echo(vocabulary, prompt) for prompt in body.prompts] if body.echo else None
+        return self._answer(body, CompletionFormat, prompts, vocabulary, request, stages, echoes)
+
+    async def embeddings(self, request: Request) -> Response:
+        stages = Stages()
+        body = parse(EmbeddingsRequest, await _timed_body(request, stages))
+        self._check_model(body.model)
+        vocabulary = self._state.require_vocabulary()
+        pooling = self._state.pooling
+        if pooling is None:
+            raise _wrong_task("embeddings", "embed")
+        if len(body.inputs) > MAX_INPUTS:
+            raise ApiError(400, f"More than {MAX_INPUTS} inputs.", param="input")
+        with stages.tokenizing():
+            prompts = [await prompt_ids(vocabulary, text, param="input") for text in body.inputs]
+        for ids in prompts:
+            room_after(len(ids), max_seq_length=self._state.max_seq_length, param="input")
+        params = SamplingParams(max_new_tokens=1, temperature=0.0, pooling=pooling)
+        works = [Work(ids, params, wants_answer=False) for ids in prompts]
+        link, request_id = self._state.link, request.scope["request_id"]
+        generation = Generation(link, vocabulary, works, (), request_id, stages=stages)
+        async with generation.while_wanted(request.receive):
+            while generation.is_open:
+                await generation.next()
+        self._state.metrics.observe_stages(stages.items())
+        answer = embedding.answer(
+            [embedding.vector(generation.prompt_parts(index)) for index in range(len(works))],
+            encoding=body.encoding_format,
+            model=self._state.config.model_name,
+            num_tokens=sum(map(len, prompts)),
+        )
+        headers = _timing_headers(stages) if _tells_stages(request) else None
+        return JSONResponse(answer, headers=headers)
+
+    def _require_generating(self) -> Vocabulary:
+        if self._state.config.task == "embed":
+            raise _wrong_task("text", "generate")
+        return self._state.require_vocabulary()
 
     def _answer(
         self,
@@ -125,6 +172,7 @@ class Routes:
         prompts: list[list[int]],
         vocabulary: Vocabulary,
         request: Request,
+        stages: Stages,
         echoes: list[str] | None = None,
     ) -> Answer:
         """Everything is checked before anything is submitted."""
@@ -138,10 +186,18 @@ class Routes:
                 )
                 works.append(Work(ids, params, echo, wants_answer=room > 0))
         request_id = request.scope["request_id"]
-        generation = Generation(self._state.link, vocabulary, works, body.stops, request_id)
+        generation = Generation(
+            self._state.link, vocabulary, works, body.stops, request_id, stages=stages
+        )
         model = self._state.config.model_name
         answer = kind(model, vocabulary, usage_in_stream=body.include_usage)
-        return Answer(self._state, generation, answer, is_streamed=body.stream)
+        return Answer(
+            self._state,
+            generation,
+            answer,
+            is_streamed=body.stream,
+            tells_stages=_tells_stages(request),
+        )
 
     def _model_card(self) -> dict[str, Any]:
         return {
@@ -163,6 +219,29 @@ class Routes:
             )
 
 
+async def _timed_body(request: Request, stages: Stages) -> bytes:
+    started = time.perf_counter()
+    body = await read_body(request)
+    stages.network_s += time.perf_counter() - started
+    return body
+
+
+def _tells_stages(request: Request) -> bool:
+    return request.headers.get(WANTED_BY) == "1"
+
+
+def _timing_headers(stages: Stages) -> dict[str, str]:
+    return {"server-timing": str(stages)}
+
+
+def _wrong_task(what: str, task: str) -> ApiError:
+    return ApiError(
+        400,
+        f"This engine does not serve {what}: start one with --task {task}.",
+        code="unsupported_task",
+    )
+
+
 def _echo(vocabulary: Vocabulary, prompt: str | list[int]) -> str:
     return prompt if isinstance(prompt, str) else vocabulary.text_of(prompt)
 
@@ -177,7 +256,9 @@ class Answer:
         answer: AnswerFormat,
         *,
         is_streamed: bool,
+        tells_stages: bool,
     ) -> None:
+        self._tells_stages = tells_stages
         self._state = state
         self._generation = generation
         self._answer = answer
@@ -186,7 +267,13 @@ class Answer:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         try:
             if self._is_streamed:
-                await send_stream(self._generation, self._answer, receive, send)
+                await send_stream(
+                    self._generation,
+                    self._answer,
+                    receive,
+                    send,
+                    tells_stages=self._tells_stages,
+                )
             else:
                 await self._send_whole(scope, receive, send)
         finally:
@@ -200,7 +287,10 @@ class Answer:
                 for piece in await generation.next():
                     pieces[piece.choice].append(piece)
             body = self._answer.whole(pieces, generation.usage())
-        await JSONResponse(body)(scope, receive, send)
+        headers = _timing_headers(generation.stages) if self._tells_stages else None
+        started = time.perf_counter()
+        await JSONResponse(body, headers=headers)(scope, receive, send)
+        generation.stages.network_s += time.perf_counter() - started
 
     def _note_figures(self, scope: dict[str, Any]) -> None:
         """For the metrics and for the request's log line."""
@@ -208,6 +298,8 @@ class Answer:
         tpot_s = generation.timing.tpot_s(num_tokens) if len(generation.works) == 1 else None
         ttft_s = generation.timing.ttft_s
         self._state.metrics.observe_generation(ttft_s, tpot_s)
+        if ttft_s is not None:
+            self._state.metrics.observe_stages(generation.stages.items())
         usage = generation.usage()
         note = f"prompt={usage['prompt_tokens']} completion={num_tokens}"
         scope["note"] = note if ttft_s is None else f"{note} ttft={ttft_s:.3f}"

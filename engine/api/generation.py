@@ -14,6 +14,7 @@ from engine.api.chat import Vocabulary
 from engine.api.core_link import Mailbox
 from engine.api.errors import ApiError
 from engine.api.replicas import Replicas
+from engine.api.stages import Stages
 from engine.api.text import Detokenizer, StopStrings
 from engine.core.messages import Output, PromptPart, SamplingParams, Submit
 
@@ -160,6 +161,7 @@ class Generation:
     stops: Sequence[str]
     request_id: str
     clock: Callable[[], float] = time.monotonic
+    stages: Stages = field(default_factory=Stages)
     cached_tokens: int = 0
     timing: Timing = field(init=False)
     _mailbox: Mailbox = field(default_factory=Mailbox)
@@ -195,11 +197,15 @@ class Generation:
         now = self.clock()
         self.timing.first_at = self.timing.first_at or now
         self.timing.last_at = now
-        return [self._receive(index, output) for index, output in outputs.items()]
+        pieces = [self._receive(index, output) for index, output in outputs.items()]
+        self.stages.decode_s = now - self.timing.first_at
+        self.stages.detokenize_s += self.clock() - now
+        return pieces
 
     def _receive(self, index: int, output: Output) -> Piece:
         choice = self._choices[index]
         self.cached_tokens += output.cached_tokens
+        self.stages.note_first_token(output.times_s)
         piece = choice.receive(index, output)
         if choice.stops.found:
             self.link.abort(choice.request_id)

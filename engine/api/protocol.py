@@ -16,6 +16,8 @@ from engine.api.errors import ApiError
 
 MAX_CHOICES = 128
 """Most answers of one request: prompts times n."""
+MAX_INPUTS = 2048
+"""Most texts of one request for embeddings, as OpenAI's."""
 
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = StopString | Annotated[list[StopString], Field(max_length=16)]
@@ -118,8 +120,8 @@ Texts = (
 
 def _each(texts: Any) -> list[str] | list[list[int]]:
     """One entry a text; the first entry of a list tells the kind of all."""
-    is_one = isinstance(texts, str) or isinstance(texts[0], int)
-    return [texts] if is_one else texts
+    each: Any = [texts] if isinstance(texts, str) or isinstance(texts[0], int) else texts
+    return each
 
 
 class CompletionRequest(GenerationRequest):

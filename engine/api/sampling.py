@@ -45,17 +45,8 @@ def room_for(request: GenerationRequest, *, num_prompt_tokens: int, max_seq_leng
     Raises ContextLengthExceeded where the prompt, or the prompt with the asked answer, is longer
     than the engine's limit.
     """
-    if num_prompt_tokens == 0:
-        raise RequestError("The prompt is empty.", fix="Send at least one token.", param="prompt")
-    room = max_seq_length - num_prompt_tokens
-    if room < 1:
-        raise ContextLengthExceeded(
-            f"The prompt has {num_prompt_tokens} tokens; this engine takes {max_seq_length} tokens "
-            f"for prompt and answer together.",
-            fix="Shorten the prompt, or start the engine with a larger --max-seq-length.",
-            param="messages" if hasattr(request, "messages") else "prompt",
-            code="context_length_exceeded",
-        )
+    param = "messages" if hasattr(request, "messages") else "prompt"
+    room = room_after(num_prompt_tokens, max_seq_length=max_seq_length, param=param)
     limit = request.token_limit
     if limit is None:
         return room
@@ -68,6 +59,23 @@ def room_for(request: GenerationRequest, *, num_prompt_tokens: int, max_seq_leng
             code="context_length_exceeded",
         )
     return limit
+
+
+def room_after(num_prompt_tokens: int, *, max_seq_length: int, param: str) -> int:
+    """Tokens that are left, at least one. Raises RequestError for an empty prompt,
+    ContextLengthExceeded for one that fills the engine's limit."""
+    if num_prompt_tokens == 0:
+        raise RequestError("The prompt is empty.", fix="Send at least one token.", param=param)
+    room = max_seq_length - num_prompt_tokens
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"The prompt has {num_prompt_tokens} tokens; this engine takes {max_seq_length} tokens "
+            f"for prompt and answer together.",
+            fix="Shorten the prompt, or start the engine with a larger --max-seq-length.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return room
 
 
 def _logit_bias(

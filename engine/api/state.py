@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from engine.api.chat import Vocabulary
 from engine.api.core_link import Phase
+from engine.api.embedding import pooling_of
 from engine.api.errors import engine_unavailable
 from engine.api.keys import Keys
 from engine.api.replica_figures import ReplicaFigures
@@ -29,8 +33,19 @@ class EngineState:
     created_at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics(lambda: self.link.stats)
+        self.metrics = Metrics(lambda: self.link.stats, self._figures)
         self.metrics.registry.register(ReplicaFigures(self.link))
+
+    def _figures(self) -> dict[str, int]:
+        return {"open_requests": self.link.num_open, "tasks": len(asyncio.all_tasks())}
+
+    @cached_property
+    def pooling(self) -> str | None:
+        """How embeddings are made of hidden states; None where this engine gives none."""
+        if self.config.task == "generate":
+            return None
+        said = pooling_of(Path(self.config.model_path))
+        return said or ("last" if self.config.task == "embed" else None)
 
     @property
     def phase(self) -> Phase:

@@ -28,18 +28,26 @@ _START = {
 
 
 async def send_stream(
-    generation: Generation, answer: AnswerFormat, receive: Receive, send: Send
+    generation: Generation,
+    answer: AnswerFormat,
+    receive: Receive,
+    send: Send,
+    *,
+    tells_stages: bool = False,
 ) -> None:
     """Run a generation and stream it. Raises ApiError only before the first byte.
 
     Later errors are an event of their own, after which the stream ends without its end mark.
     """
+    stages, clock = generation.stages, generation.clock
     async with generation.while_wanted(receive):
         pieces = await generation.next()
         await send(_START)
         try:
             while True:
+                started = clock()
                 await _send_body(send, b"".join(map(answer.chunk, pieces)))
+                stages.network_s += clock() - started
                 if not generation.is_open:
                     break
                 pieces = await generation.next()
@@ -48,7 +56,9 @@ async def send_stream(
                 raise
             await _send_body(send, event(error.body()), more=False)
             raise
-        await _send_body(send, answer.last_chunk(generation.usage()), more=False)
+        last = answer.last_chunk(generation.usage())
+        told = f": server-timing {stages}\n\n".encode() if tells_stages else b""
+        await _send_body(send, told + last, more=False)
 
 
 async def _send_body(send: Send, body: bytes, *, more: bool = True) -> None:

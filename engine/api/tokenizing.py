@@ -18,14 +18,16 @@ async def text_ids(vocabulary: Vocabulary, text: str) -> list[int]:
     return await _run(len(text), lambda: vocabulary.encode(text))
 
 
-async def prompt_ids(vocabulary: Vocabulary, prompt: str | list[int]) -> list[int]:
+async def prompt_ids(
+    vocabulary: Vocabulary, prompt: str | list[int], *, param: str = "prompt"
+) -> list[int]:
     """The ids of a text prompt; ids that a client sends itself are only checked.
 
     Raises RequestError for an id that is no token.
     """
     if isinstance(prompt, str):
         return await text_ids(vocabulary, prompt)
-    check_ids(vocabulary, prompt, param="prompt")
+    check_ids(vocabulary, prompt, param=param)
     return prompt
 
 
