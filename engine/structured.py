@@ -157,7 +157,7 @@ class LlguidanceCompiler:
             self._tokenizer = LLTokenizer(text.json, n_vocab=size, eos_token=text.end_id)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
-            raise GrammarError(f"The grammar cannot be enforced: {matcher.get_error()[:500]}")
+            raise GrammarError(f"The grammar cannot be enforced: {_first_line(matcher)}")
         return matcher
 
 
@@ -187,7 +187,12 @@ class _LlguidanceMatcher:
 
     def _raise_error(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"The grammar cannot be followed: {self._matcher.get_error()[:500]}")
+            raise GrammarError(f"The grammar cannot be followed: {_first_line(self._matcher)}")
+
+
+def _first_line(matcher: Any) -> str:
+    """What is wrong, without the parser's state."""
+    return matcher.get_error().partition("\n")[0][:500]
 
 
 def words_of(num_tokens: int) -> int:
