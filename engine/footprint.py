@@ -19,15 +19,23 @@ GIB = 2**30
 INT4_GROUP = 128
 """Columns that share one scale and one zero point in int4."""
 
+FBGEMM_BLOCK = 512
+"""Columns to whose multiple fbgemm pads a packed int8 weight (on processors with AVX-512)."""
+
 
 class WeightFormat(StrEnum):
-    """How the weights lie in memory. int8 and int4 apply to the layers' Linear weights only."""
+    """How the weights lie in memory. int8 and int4 apply to the layers' Linear weights only,
+    int8_dynamic to the head as well."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     INT8 = "int8"
+    INT8_DYNAMIC = "int8_dynamic"
     INT4 = "int4"
+
+
+QUANTIZED = (WeightFormat.INT8, WeightFormat.INT8_DYNAMIC, WeightFormat.INT4)
 
 
 class DeviceKind(StrEnum):
@@ -88,15 +96,19 @@ def decoder_linears(
 def linear_bytes(shape: LinearShape, weight_format: WeightFormat, dtype: str = "bfloat16") -> int:
     """Bytes of these weight matrices.
 
-    dtype: the computing type, in which int8 keeps one scale a row and int4 one scale and one zero
-    point a group of 128 columns; the last group of a row is padded. int4 lies two to a byte.
+    dtype: the computing type, in which int8 keeps one scale a row. int4 lies two to a byte with one
+    scale and one zero point, of 16 bits each, a group of 128 columns; the last group of a row is
+    padded. int8_dynamic is at most this: as fbgemm packs it, with a scale, a zero point and a sum
+    of 4 bytes each a row.
     Source: engine/quant, which allocates exactly these tensors.
     """
     if weight_format is WeightFormat.INT8:
         per_row = shape.in_features + dtype_bytes(dtype)
+    elif weight_format is WeightFormat.INT8_DYNAMIC:
+        per_row = ceil(shape.in_features / FBGEMM_BLOCK) * FBGEMM_BLOCK + 12
     elif weight_format is WeightFormat.INT4:
         groups = ceil(shape.in_features / INT4_GROUP)
-        per_row = groups * (INT4_GROUP // 2 + 2 * dtype_bytes(dtype))
+        per_row = groups * (INT4_GROUP // 2 + 2 * 2)
     else:
         per_row = shape.in_features * dtype_bytes(weight_format)
     return per_row * shape.out_features * shape.count
@@ -115,7 +127,7 @@ def weight_bytes(
     linears: those that quantization replaces (see `decoder_linears`); embeddings, the head, norms
     and biases stay in `dtype`. Unquantized formats need no `linears` and ignore `dtype`.
     """
-    if weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
+    if weight_format not in QUANTIZED:
         return num_params * dtype_bytes(weight_format)
     shapes = tuple(linears)
     kept = num_params - sum(shape.num_params for shape in shapes)

@@ -8,6 +8,7 @@ called one layer at a time, so that with quantization only one layer is ever the
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -25,11 +26,21 @@ from transformers.utils import logging as transformers_logging
 
 from engine import footprint
 from engine.config import EngineConfig
-from engine.errors import ModelError, ModelTooLarge
+from engine.errors import ConfigError, ModelError, ModelTooLarge
 from engine.model import adapt
 from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
 from engine.model.folder import Folder, read_folder
-from engine.quant.replace import FORMATS, quantizable_shapes, quantize_loaded
+from engine.quant.linear import QuantizedLinear
+from engine.quant.replace import (
+    FORMATS,
+    head,
+    kept_expert_params,
+    quantizable_shapes,
+    quantize_head,
+    quantize_loaded,
+)
+
+logger = logging.getLogger("engine.load")
 
 Report = Callable[[float, str], None]
 """Told the share done (0 … 1) and a few words, e.g. "12 of 30 layers"."""
@@ -56,6 +67,11 @@ def load_model(config: EngineConfig, report: Report) -> LoadedModel:
     device = choose_device(config.device_map)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if device.type == "cuda" and config.quantization == "int8_dynamic":
+        raise ConfigError(
+            "int8_dynamic computes on the CPU only; the model goes to a GPU.",
+            fix="Choose --quantization int8, or --device-map cpu.",
+        )
     dtype = choose_dtype(config, model_config, device)
     model = _build_on_meta(model_config, dtype)
     _refuse_too_large(model, config, device, dtype)
@@ -65,9 +81,10 @@ def load_model(config: EngineConfig, report: Report) -> LoadedModel:
 
 
 def stored_bytes(model: torch.nn.Module) -> int:
-    """Bytes of all parameters and buffers; shared ones count once."""
+    """Bytes of all parameters, buffers and packed weights; shared ones count once."""
     tensors = {tensor.data_ptr(): tensor for _, tensor in _tensors(model)}
-    return sum(t.numel() * t.element_size() for t in tensors.values())
+    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, QuantizedLinear))
+    return sum(t.numel() * t.element_size() for t in tensors.values()) + packed
 
 
 def _build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -87,9 +104,15 @@ def _refuse_too_large(
     weight_format = footprint.WeightFormat(
         name if config.quantization == "none" else config.quantization
     )
-    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-    num_params = sum(p.numel() for n, p in model.named_parameters() if n not in tied)
     shapes = quantizable_shapes(model)
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    found = head(model)
+    if found and config.quantization in FORMATS and FORMATS[config.quantization].has_head:
+        shapes.append(footprint.LinearShape(found[1].out_features, found[1].in_features))
+        tied.discard(f"{found[0]}.weight")  # it becomes a tensor of its own
+    num_params = sum(
+        p.numel() for n, p in model.named_parameters(remove_duplicate=False) if n not in tied
+    )
     need = footprint.weight_bytes(num_params, weight_format, linears=shapes, dtype=name)
     free = free_bytes(device, config.memory_fraction)
     if need > free:
@@ -133,8 +156,21 @@ def _load_weights(
     info.missing_keys = missing
     model._finalize_model_loading(model, load_config, info)
     _refuse_incomplete(info.missing_keys, model, folder)
+    if quantization in FORMATS:
+        quantize_head(model, FORMATS[quantization])
+        _tell_kept_experts(model, quantization)
     on_meta = [name for name, tensor in _tensors(model) if tensor.is_meta]
     assert not on_meta, f"transformers left these without values: {on_meta}"
+
+
+def _tell_kept_experts(model: PreTrainedModel, quantization: str) -> None:
+    num_params = kept_expert_params(model)
+    if num_params:
+        logger.warning(
+            "%s: %.2f billion weights of experts stay as they are; only Linear layers change",
+            quantization,
+            num_params / 1e9,
+        )
 
 
 def _tensors(model: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:

@@ -1,10 +1,9 @@
-"""Linear layers whose weights are stored in 8 or 4 bits and computed in the model's own type.
+"""What every quantized Linear is; and int8, stored in 8 bits and computed in the model's type.
 
 Weight-only: activations are never rounded. A scale is first rounded to the computing type and the
 weights are then rounded with that very scale, so the scale's own rounding adds no error:
 
-    int8   w ≈ q · scale,             q in −127 … 127,  one scale a row      |error| ≤ scale / 2
-    int4   w ≈ (q − zero) · scale,    q in 0 … 15,      a scale and a zero for 128 columns of a row
+    w ≈ q · scale,    q in −127 … 127, one scale a row,    |error| ≤ scale / 2
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.footprint import INT4_GROUP
-
 
 class QuantizedLinear(nn.Module):
     """Base: shape, bias, and a forward that turns the weights back into numbers first."""
 
+    has_head = False
+    """Whether the projection to the vocabulary is quantized as well."""
     bias: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, bias: Tensor | None) -> None:
@@ -41,15 +40,25 @@ class QuantizedLinear(nn.Module):
         """One layer with the rows of all `layers` (of this class), without quantizing again."""
         raise NotImplementedError
 
-    def dequantize(self) -> Tensor:
-        """The weight [out_features, in_features] in the computing type."""
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight [out_features, in_features]; not once it is packed."""
         raise NotImplementedError
 
+    def pack(self) -> str:
+        """Lay the weights out for the fastest kernel that proves itself on this machine, once
+        nothing is concatenated any more; returns its name."""
+        return "torch"
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes that a kernel keeps outside of this module's buffers."""
+        return 0
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.dequantize(), self.bias)
+        return F.linear(x, self.dequantize(x.dtype), self.bias)
 
 
-def _concatenate_bias(layers: Sequence[QuantizedLinear]) -> Tensor | None:
+def concatenate_bias(layers: Sequence[QuantizedLinear]) -> Tensor | None:
     biases = [layer.bias for layer in layers if layer.bias is not None]
     return torch.cat(biases) if biases else None
 
@@ -67,7 +76,7 @@ class Int8Linear(QuantizedLinear):
 
     @classmethod
     def quantize(cls, weight: Tensor, bias: Tensor | None) -> Self:
-        scale = _nonzero(weight.abs().amax(1).float() / 127).to(weight.dtype)
+        scale = nonzero(weight.abs().amax(1).float() / 127).to(weight.dtype)
         quantized = (weight.float() / scale.float()[:, None]).round_().clamp_(-127, 127)
         return cls(quantized.to(torch.int8), scale, bias)
 
@@ -75,10 +84,10 @@ class Int8Linear(QuantizedLinear):
     def concatenate(cls, layers: Sequence[Any]) -> Self:
         weight = torch.cat([layer.weight for layer in layers])
         scale = torch.cat([layer.scale for layer in layers])
-        return cls(weight, scale, _concatenate_bias(layers))
+        return cls(weight, scale, concatenate_bias(layers))
 
-    def dequantize(self) -> Tensor:
-        return self.weight.to(self.scale.dtype) * self.scale[:, None]
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.weight.to(dtype) * self.scale[:, None].to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The scale multiplies the product's columns, so the weight is only converted."""
@@ -86,52 +95,6 @@ class Int8Linear(QuantizedLinear):
         return output if self.bias is None else output + self.bias
 
 
-class Int4Linear(QuantizedLinear):
-    """packed: [out, groups, 64] uint8, two weights a byte, the low half first.
-
-    scale, zero: [out, groups, 1] in the computing type; zero is a whole number of 0 … 15. Rows are
-    padded to whole groups.
-    """
-
-    packed: Tensor
-    scale: Tensor
-    zero: Tensor
-
-    def __init__(
-        self, packed: Tensor, scale: Tensor, zero: Tensor, in_features: int, bias: Tensor | None
-    ) -> None:
-        super().__init__(in_features, packed.shape[0], bias)
-        self.register_buffer("packed", packed)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero", zero)
-
-    @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None) -> Self:
-        out_features, in_features = weight.shape
-        groups = F.pad(weight.float(), (0, -in_features % INT4_GROUP))
-        groups = groups.view(out_features, -1, INT4_GROUP)
-        low = groups.amin(-1, keepdim=True).clamp_(max=0)
-        high = groups.amax(-1, keepdim=True).clamp_(min=0)
-        scale = _nonzero((high - low) / 15).to(weight.dtype)
-        zero = (-low / scale.float()).round_().clamp_(0, 15)
-        codes = (groups / scale.float() + zero).round_().clamp_(0, 15).to(torch.uint8)
-        packed = codes[..., 0::2] | codes[..., 1::2] << 4
-        return cls(packed, scale, zero.to(weight.dtype), in_features, bias)
-
-    @classmethod
-    def concatenate(cls, layers: Sequence[Any]) -> Self:
-        packed, scale, zero = (
-            torch.cat([getattr(layer, name) for layer in layers])
-            for name in ("packed", "scale", "zero")
-        )
-        return cls(packed, scale, zero, layers[0].in_features, _concatenate_bias(layers))
-
-    def dequantize(self) -> Tensor:
-        codes = torch.stack((self.packed & 15, self.packed >> 4), -1).flatten(-2)
-        weight = (codes.to(self.scale.dtype) - self.zero) * self.scale
-        return weight.flatten(1)[:, : self.in_features]
-
-
-def _nonzero(scale: Tensor) -> Tensor:
+def nonzero(scale: Tensor) -> Tensor:
     """A row of zeros gets the scale 1, so that nothing is divided by zero."""
     return torch.where(scale > 0, scale, 1.0)

@@ -24,9 +24,10 @@ from engine.core.scheduler import Limits, Scheduler
 from engine.model.adapt import LayerShape, adapt, usable_length
 from engine.model.device import dtype_name, free_bytes
 from engine.model.fast import use_fast_blocks
-from engine.model.load import LoadedModel, load_model
+from engine.model.load import LoadedModel, load_model, stored_bytes
 from engine.model.merge import merge_siblings
 from engine.model.tokenizer import grammar_tokenizer
+from engine.quant.replace import pack_weights
 from engine.structured import LlguidanceCompiler
 from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
 from engine.worker.masks import Masks
@@ -60,6 +61,8 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
     num_groups = merge_siblings(loaded.model)
     logger.info("Merged %d groups of sibling projections", num_groups)
     num_fast = use_fast_blocks(loaded.model, layers) if config.enable_fast_blocks else 0
+    for kernel, count in pack_weights(loaded.model).items():
+        logger.info("%d quantized weights are computed by %s", count, kernel)
     length = _max_seq_length(config, loaded.model.config)
     cache = _allocate(config, loaded, layers, length)
     vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
@@ -75,7 +78,7 @@ def assemble(config: EngineConfig, report: Report) -> Engine:
         device=_device_name(loaded.device),
         dtype=_dtype_words(loaded.dtype, config.quantization),
         attention=reference.NAME,
-        weight_bytes=loaded.weight_bytes,
+        weight_bytes=stored_bytes(loaded.model),
         kv_bytes=cache.num_bytes,
         kv_tokens=cache.num_tokens,
         block_size=config.block_size,

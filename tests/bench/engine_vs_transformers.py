@@ -101,7 +101,7 @@ class Ours:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the engine
         command = [sys.executable, "-m", "engine.launch", "--model-path", str(model_path)]
         command += ["--port", str(port), "--served-model-name", "demo", *options]
@@ -112,7 +112,7 @@ class Ours:
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                if httpx.get(f"{self._url}/health").status_code == 200:
+                if httpx.get(f"{self.url}/health").status_code == 200:
                     return
             except httpx.ConnectError:
                 pass
@@ -142,7 +142,7 @@ class Ours:
             "stream_options": {"include_usage": True},
         }
         tokens = 0
-        async with client.stream("POST", f"{self._url}/v1/chat/completions", json=body) as answer:
+        async with client.stream("POST", f"{self.url}/v1/chat/completions", json=body) as answer:
             async for line in answer.aiter_lines():
                 if line.startswith("data: {"):
                     tokens = (json.loads(line[6:]).get("usage") or {}).get(
