@@ -36,46 +36,81 @@ class Inputs:
     metadata: AttentionMetadata
 
 
+@dataclass(frozen=True, slots=True)
+class HostInputs:
+    """A step as arrays on the host, from which every rank makes the same tensors.
+
+    rows: [3, tokens] int64: token ids, positions, slots. logit_rows: as `Inputs`. ends: [seqs]
+    int32, where each sequence's rows end. lengths: [seqs] int32, tokens in the cache after the
+    step. tables: [seqs, most blocks] int32.
+    """
+
+    rows: IntArray
+    logit_rows: IntArray
+    num_sampled: int
+    ends: IntArray
+    lengths: IntArray
+    tables: IntArray
+
+
 def build_inputs(batch: Batch, block_size: int, device: torch.device) -> Inputs:
+    return upload(lay_out(batch, block_size), block_size, device)
+
+
+def lay_out(batch: Batch, block_size: int) -> HostInputs:
     """Lay the batch's chunks one after the other."""
     num_tokens = sum(chunk.num_tokens for chunk in batch)
-    rows = np.empty((3, num_tokens), np.int64)  # token ids, positions, slots
+    rows = np.empty((3, num_tokens), np.int64)
     tables = _pad([chunk.request.block_ids for chunk in batch])
-    sequences: list[Sequence] = []
     first = 0
+    sampled: list[int] = []
+    scored: list[int] = []
     for row, chunk in enumerate(batch):
         span = slice(first, first + chunk.num_tokens)
         positions = np.arange(chunk.start, chunk.end)
         rows[0, span] = chunk.request.token_ids[chunk.start : chunk.end]
         rows[1, span] = positions
         rows[2, span] = tables[row, positions // block_size] * block_size + positions % block_size
-        adjoining = _first_if_adjoining(tables[row, : -(-chunk.end // block_size)])
-        sequences.append(Sequence(span.start, span.stop, chunk.end, adjoining))
+        scored += range(first, first + chunk.num_prompt_logprobs)
         first = span.stop
-    starts = np.array([0, *(seq.end for seq in sequences)], np.int32)
-    lengths = np.array([seq.length for seq in sequences], np.int32)
-    sampled = [s.end - 1 for s, c in zip(sequences, batch, strict=True) if c.is_sampled]
-    scored = [
-        row
-        for s, c in zip(sequences, batch, strict=True)
-        for row in range(s.start, s.start + c.num_prompt_logprobs)
-    ]
-    logit_rows = np.array([*sampled, *scored], np.int64)
-    wide = _to_device([rows.ravel(), logit_rows], np.int64, device)
-    narrow = _to_device([starts, lengths, tables.ravel()], np.int32, device)
+        if chunk.is_sampled:
+            sampled.append(first - 1)
+    return HostInputs(
+        rows=rows,
+        logit_rows=np.array([*sampled, *scored], np.int64),
+        num_sampled=len(sampled),
+        ends=np.cumsum([chunk.num_tokens for chunk in batch], dtype=np.int32),
+        lengths=np.array([chunk.end for chunk in batch], np.int32),
+        tables=tables.astype(np.int32),
+    )
+
+
+def upload(host: HostInputs, block_size: int, device: torch.device) -> Inputs:
+    """The tensors of a step, and what every layer's attention is told."""
+    sequences: list[Sequence] = []
+    start = 0
+    for table, end, length in zip(
+        host.tables, host.ends.tolist(), host.lengths.tolist(), strict=True
+    ):
+        adjoining = _first_if_adjoining(table[: -(-length // block_size)])
+        sequences.append(Sequence(start, end, length, adjoining))
+        start = end
+    wide = _to_device([host.rows.ravel(), host.logit_rows], np.int64, device)
+    starts = np.zeros(1, np.int32)
+    narrow = _to_device([starts, host.ends, host.lengths, host.tables.ravel()], np.int32, device)
+    num_seqs, num_tokens = len(sequences), host.rows.shape[1]
     token_ids, position_ids, slots = wide[: 3 * num_tokens].view(3, num_tokens)
-    cut = len(starts)
     metadata = AttentionMetadata(
         slots=slots,
-        cu_query_lengths=narrow[:cut],
-        kv_lengths=narrow[cut : cut + len(batch)],
-        block_tables=narrow[cut + len(batch) :].view(len(batch), -1),
+        cu_query_lengths=narrow[: num_seqs + 1],
+        kv_lengths=narrow[num_seqs + 1 : 2 * num_seqs + 1],
+        block_tables=narrow[2 * num_seqs + 1 :].view(num_seqs, -1),
         sequences=tuple(sequences),
         max_query_length=max(seq.num_queries for seq in sequences),
-        max_kv_length=int(lengths.max()),
+        max_kv_length=int(host.lengths.max()),
     )
     return Inputs(
-        token_ids[None], position_ids[None], wide[3 * num_tokens :], len(sampled), metadata
+        token_ids[None], position_ids[None], wide[3 * num_tokens :], host.num_sampled, metadata
     )
 
 
