@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from panel.errors import PanelError
+from panel.private import make_private_folder
 
 
 class AlreadyRunning(PanelError):
@@ -26,7 +27,7 @@ def hold(path: Path, *, what: str, text: str) -> Iterator[None]:
 
     what: who we are, for the message. Raises AlreadyRunning.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)  # the home folder, at the first start
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

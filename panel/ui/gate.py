@@ -20,6 +20,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from panel.private import make_private_folder
+
 COOKIE = "autoglm_panel"
 COOKIE_DAYS = 30
 OPEN_PATHS = frozenset({"/_stcore/health", "/api/health"})
@@ -36,11 +38,14 @@ def is_loopback(host: str) -> bool:
 
 
 def read_or_make_token(path: Path) -> str:
-    """The panel's access token, kept in a file that only its owner reads (0600)."""
-    if path.exists():
-        return path.read_text().strip()
+    """The panel's access token, kept in a file that only its owner reads (0600).
+
+    An empty file, left by a full disk or a kill between making and writing it, gets a new token.
+    """
+    if path.exists() and (token := path.read_text().strip()):
+        return token
     token = secrets.token_urlsafe(24)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(path.parent)
     path.touch(mode=0o600)
     path.write_text(token + "\n")
     return token
@@ -62,11 +67,18 @@ def read_pass(scope: Scope) -> Pass:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     query = dict(parse_qsl(scope["query_string"].decode("latin1")))
     return Pass(
-        host=urlsplit("//" + headers.get("host", "")).hostname or "",
+        host=_host(headers),
         cookie=_cookie(headers),
         bearer=bearer if scheme.lower() == "bearer" else "",
         query_token=query.get("token", ""),
     )
+
+
+def _host(headers: Mapping[str, str]) -> str:
+    try:
+        return urlsplit("//" + headers.get("host", "")).hostname or ""
+    except ValueError:  # such as "[::1"
+        return ""
 
 
 def _cookie(headers: Mapping[str, str]) -> str:
@@ -82,6 +94,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, token: str | None = None) -> None:
         """token: None when the panel listens on loopback only; then the host name is checked."""
+        assert token != "", "an empty token would let everybody in"
         self.app = app
         self.token = token
         self.cookie = hmac.digest(token.encode(), b"cookie", hashlib.sha256).hex() if token else ""

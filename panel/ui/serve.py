@@ -16,6 +16,7 @@ from streamlit.web import bootstrap
 
 from engine.errors import ConfigError
 from panel.errors import PanelError, PortInUse, SettingsError
+from panel.private import make_private_folder
 from panel.settings import Settings
 from panel.ui.api import routes
 from panel.ui.gate import LOOPBACK_HOSTS, Gate, is_loopback, read_or_make_token
@@ -87,6 +88,7 @@ def address(settings: Settings, token: str | None) -> str:
 def serve(settings: Settings) -> None:
     """Run the panel until it is asked to stop."""
     gated = not is_loopback(settings.host)
+    make_private_folder(settings.home_path)
     token = read_or_make_token(settings.keys_path / "panel.token") if gated else None
     listener = bind(settings.host, settings.port)
     app = create_app(settings, token=token)

@@ -123,6 +123,19 @@ def test_the_token_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -
     assert path.stat().st_mode & 0o077 == 0
 
 
+def test_an_empty_token_file_opens_nothing_and_gets_a_new_token(tmp_path: Path) -> None:
+    """A full disk, or a kill between making the file and writing it."""
+    path = tmp_path / "panel.token"
+    path.touch(mode=0o600)
+    assert len(read_or_make_token(path)) > 24
+    with pytest.raises(AssertionError, match="everybody"):
+        Gate(app, token="")
+
+
+def test_a_host_header_that_is_no_host_is_refused() -> None:
+    assert get("/", token=None, headers={"host": "[::1"}).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("gpu-1", False)],
