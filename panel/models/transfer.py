@@ -87,10 +87,17 @@ class _Job:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def fetch(self, file: RemoteFile) -> None:
-        """Bring one file here, over as many requests as it takes."""
+        """Bring one file here, over as many requests as it takes.
+
+        One that an earlier try left here is hashed again: meanwhile the branch may have moved to
+        other weights of the same size, and two commits must not be mixed.
+        """
         target = self.folder / file.path
-        if target.is_file() and target.stat().st_size == file.num_bytes:
-            return
+        if target.is_file():
+            if _fault(target, file) is None:
+                return
+            self.pace.add(-target.stat().st_size)
+            target.unlink()
         part, failures, busy = _part(target), 0, 0
         while not self.stopped.is_set() and (_size(part) < file.num_bytes or not part.exists()):
             before = _size(part)
@@ -157,19 +164,26 @@ def _continues_at(answer: httpx.Response, offset: int) -> bool:
 
 def _check(part: Path, file: RemoteFile, pace: Pace) -> None:
     """Compare size and hash; a wrong file is removed, so that the next try begins anew."""
-    size, digest = _size(part), file.sha256
-    if size == file.num_bytes and digest is not None:
-        with part.open("rb") as data:
-            digest = hashlib.file_digest(data, "sha256").hexdigest()
-    if size == file.num_bytes and digest == file.sha256:
+    fault = _fault(part, file)
+    if fault is None:
         return
+    pace.add(-_size(part))
     part.unlink()
-    pace.add(-size)
-    what = f"{size} bytes of {file.num_bytes}" if size != file.num_bytes else f"sha256 {digest}"
     raise SourceError(
-        f"{file.path} arrived damaged ({what}).",
+        f"{file.path} arrived damaged ({fault}).",
         fix="Try again; if it stays so, a proxy between here and the hub changes files.",
     )
+
+
+def _fault(path: Path, file: RemoteFile) -> str | None:
+    """What differs from the hub's file: its size or its hash; None where neither does."""
+    if (size := _size(path)) != file.num_bytes:
+        return f"{size} bytes of {file.num_bytes}"
+    if file.sha256 is None:
+        return None
+    with path.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    return None if digest == file.sha256 else f"sha256 {digest}"
 
 
 def _part(target: Path) -> Path:

@@ -138,6 +138,17 @@ def test_a_damaged_file_is_found_by_its_hash_and_removed(hub: Hub, tmp_path: Pat
     assert find(HF, tmp_path) is None
 
 
+def test_a_fetch_continued_after_the_branch_moved_does_not_mix_two_commits(
+    hub: Hub, tmp_path: Path
+) -> None:
+    partial = partial_of(HF, tmp_path)
+    partial.mkdir(parents=True)
+    name = "model-00001-of-00002.safetensors"
+    (partial / name).write_bytes(hub.files[name][:-4] + b"old.")  # complete, of the same size
+    folder = fetch(HF, tmp_path, _quiet)
+    assert (folder / name).read_bytes() == hub.files[name]
+
+
 @pytest.mark.parametrize(
     ("source", "status", "code", "fix"),
     [
