@@ -7,7 +7,7 @@ killed at any moment, the next reader goes on at exactly the right byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -109,17 +109,12 @@ def count(s: Session, deployment_id: str, level: str | None = None) -> int:
     return s.scalar(query) or 0
 
 
-def every(s: Session, deployment_id: str) -> Iterator[LogLine]:
-    """All lines, oldest first, read in chunks; use it up before the session closes."""
-    last_id = 0
-    query = select(LogLine).where(LogLine.deployment_id == deployment_id).order_by(LogLine.id)
-    while True:
-        chunk = s.scalars(query.where(LogLine.id > last_id).limit(_CHUNK)).all()
-        if not chunk:
-            return
-        yield from chunk
-        last_id = chunk[-1].id
-        s.expunge_all()
+def chunk(
+    s: Session, deployment_id: str, *, after_id: int = 0, limit: int = _CHUNK
+) -> Sequence[LogLine]:
+    """The oldest lines after `after_id`, oldest first: all lines, in one session after another."""
+    query = select(LogLine).where(LogLine.deployment_id == deployment_id, LogLine.id > after_id)
+    return s.scalars(query.order_by(LogLine.id).limit(limit)).all()
 
 
 def discard(s: Session, deployment_id: str) -> bool:

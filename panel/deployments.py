@@ -39,6 +39,7 @@ from panel.models.catalog import catalog as read_catalog
 from panel.models.shape import ModelShape, shape_of_source
 from panel.models.source import parse as parse_source
 from panel.ports import require_free
+from panel.private import make_private_folder
 from panel.runtimes import engine
 from panel.runtimes.plan import Plan, typed_options
 from panel.settings import Settings
@@ -60,7 +61,7 @@ class Panel:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.settings = settings
         self.database = database
-        self._machine: tuple[float, Machine, int] | None = None
+        self._machine: tuple[float, Machine] | None = None
         self._machine_lock = threading.Lock()
 
     @classmethod
@@ -81,23 +82,11 @@ class Panel:
 
     def machine(self, refresh: bool = False) -> Machine:
         """The facts of this machine, at most a minute old."""
-        return self._machine_row(refresh)[0]
-
-    def _machine_row(self, refresh: bool = False) -> tuple[Machine, int]:
         with self._machine_lock:
             now = time.monotonic()
-            if not refresh and self._machine and now - self._machine[0] < MACHINE_FACTS_LAST_S:
-                return self._machine[1:]
-            machine = detect(self.settings.models_path)
-            with self.database.begin() as session:
-                row = machines.remember(
-                    session,
-                    fingerprint=machine.fingerprint(),
-                    hostname=machine.hostname,
-                    facts=machine.to_dict(),
-                )
-            self._machine = (now, machine, row.id)
-            return machine, row.id
+            if refresh or not self._machine or now - self._machine[0] > MACHINE_FACTS_LAST_S:
+                self._machine = (now, detect(self.settings.models_path))
+            return self._machine[1]
 
     def catalog(self) -> Sequence[Entry]:
         return read_catalog()
@@ -161,7 +150,7 @@ class Panel:
         engine.config(plan, model_path=Path("-"), port=plan.port or 1, api_key_file=None)
         if plan.port is not None:
             require_free(plan.host, plan.port)
-        machine, machine_id = self._machine_row(refresh=True)
+        machine = self.machine(refresh=True)
         sizing = self.size(
             plan.source, precision=plan.precision, workload=plan.workload, machine=machine
         )
@@ -170,19 +159,25 @@ class Panel:
         key_file = self._new_key_file()
         try:
             with self.database.begin() as session:
+                here = machines.remember(
+                    session,
+                    fingerprint=machine.fingerprint(),
+                    hostname=machine.hostname,
+                    facts=machine.to_dict(),
+                )
                 row = deployments.create(
                     session,
                     name=plan.name,
                     plan=plan.to_dict(),
-                    machine_id=machine_id,
+                    machine_id=here.id,
                     predicted=sizing.fit.to_dict(),
                     actor=actor,
                     api_key_file=str(key_file),
                 )
-            return self.deployment(row.id)
         except BaseException:
             key_file.unlink(missing_ok=True)
             raise
+        return self.deployment(row.id)
 
     def stop(self, id: str, *, actor: str) -> Deployment:
         """Ask that a deployment ends. It does within seconds; see its state."""
@@ -257,14 +252,43 @@ class Panel:
         with self.database.read() as session:
             return log_lines.search(session, text, deployment_id=id, level=level, limit=limit)
 
+    def new_logs(
+        self,
+        id: str,
+        *,
+        text: str = "",
+        level: str | None = None,
+        after_id: int | None = None,
+        limit: int = 300,
+    ) -> tuple[Sequence[LogLine], int]:
+        """The newest lines with these words (or those after `after_id`), oldest first, and the
+        newest id that was looked at, which is `after_id` of the next call.
+
+        The first step of a search asks the database's index; later ones look at what came since.
+        """
+        if text.strip() and after_id is None:
+            newest = self.logs(id, limit=1)
+            found = self.search_logs(text, id=id, level=level, limit=limit)
+            return found[::-1], newest[-1].id if newest else 0
+        lines = self.logs(id, limit=limit, level=level, after_id=after_id)
+        words = text.casefold().split()
+        wanted = [line for line in lines if all(word in line.text.casefold() for word in words)]
+        return wanted, lines[-1].id if lines else after_id or 0
+
     def log_count(self, id: str, level: str | None = None) -> int:
         with self.database.read() as session:
             return log_lines.count(session, id, level=level)
 
     def all_logs(self, id: str) -> Iterator[LogLine]:
-        """Every line, for a download; read in chunks while it is iterated."""
-        with self.database.read() as session:
-            yield from log_lines.every(session, id)
+        """Every line, oldest first, for a download; no session is open between two chunks."""
+        last_id = 0
+        while True:
+            with self.database.read() as session:
+                chunk = log_lines.chunk(session, id, after_id=last_id)
+            if not chunk:
+                return
+            yield from chunk
+            last_id = chunk[-1].id
 
     def typical_durations(self, source_text: str) -> Mapping[StageName, float]:
         """Seconds that each stage usually took for this source; empty before the first start."""
@@ -346,8 +370,3 @@ class Panel:
         with os.fdopen(handle, "w") as file:
             file.write(f"sk-{secrets.token_urlsafe(32)}\n")
         return path
-
-
-def make_private_folder(path: Path) -> None:
-    """A folder that only its owner can enter; it holds keys and what people said to models."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from db.models import Attempt, Deployment, Event, LogLine
 from panel.commands.deploying import Id
@@ -23,7 +24,6 @@ from panel.commands.output import (
     seconds,
     table,
 )
-from panel.deployments import Panel
 
 FOLLOW_EVERY_S = 0.3
 FOLLOW_LINES = 5_000
@@ -46,8 +46,7 @@ def ls(
         return
     rows = table("id", "name", "state", "precision", "endpoint", "restarts", "age")
     for d in found:
-        style = STATE_STYLES.get(d.state, "")
-        state = f"[{style}]{d.state}[/]" if style else str(d.state)
+        state = Text(d.state, style=STATE_STYLES.get(d.state, ""))
         plan = d.plan.get("precision", "")
         rows.add_row(
             d.id, d.name, state, plan, d.endpoint or "", str(d.restarts or ""), age(d.created_at)
@@ -75,7 +74,7 @@ def show(id: Id, as_json: AsJson = False) -> None:
 def logs(
     id: Id,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come")] = False,
-    search: Annotated[str | None, typer.Option(help="Only lines with these words")] = None,
+    search: Annotated[str, typer.Option(help="Only lines with these words")] = "",
     level: Annotated[str | None, typer.Option(help="debug, info, warning or error")] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", help="The newest so many")] = 300,
     as_json: AsJson = False,
@@ -83,21 +82,14 @@ def logs(
     """Print what the engine and the preparing of its model wrote."""
     with opened() as panel:
         deployment = panel.deployment(id)
-        if search is not None:
-            lines: Sequence[LogLine] = panel.search_logs(search, deployment.id, level, limit)[::-1]
-        else:
-            lines = panel.logs(deployment.id, limit=limit, level=level)
+        lines, seen_id = panel.new_logs(deployment.id, text=search, level=level, limit=limit)
         _print_lines(lines, as_json=as_json)
-        if follow:
-            _follow(panel, deployment.id, level, lines[-1].id if lines else 0, as_json=as_json)
-
-
-def _follow(panel: Panel, id: str, level: str | None, after_id: int, *, as_json: bool) -> None:
-    while True:
-        lines = panel.logs(id, limit=FOLLOW_LINES, level=level, after_id=after_id)
-        _print_lines(lines, as_json=as_json)
-        after_id = lines[-1].id if lines else after_id
-        time.sleep(FOLLOW_EVERY_S)
+        while follow:
+            time.sleep(FOLLOW_EVERY_S)
+            lines, seen_id = panel.new_logs(
+                deployment.id, text=search, level=level, after_id=seen_id, limit=FOLLOW_LINES
+            )
+            _print_lines(lines, as_json=as_json)
 
 
 def _print_lines(lines: Sequence[LogLine], *, as_json: bool) -> None:

@@ -45,9 +45,14 @@ def opened() -> Iterator[Panel]:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A terminal gets colours and its own width; a pipe or file gets plain, unbroken lines."""
-    found = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=200)
+    """A terminal gets colours and its own width; a pipe or file gets plain, unbroken lines.
+
+    Brackets are text: names, paths and messages may hold "[/a]", which rich would take for markup.
+    """
+    found = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    if found.is_terminal:
+        return found
+    return Console(stderr=stderr, highlight=False, markup=False, width=200)
 
 
 def say(text: str) -> None:

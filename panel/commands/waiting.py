@@ -107,7 +107,7 @@ class _Lines:
                 continue
             self._shown.add(key)
             words = (str(stage.name), str(stage.status), seconds(stage.duration_s), stage.detail)
-            self._out.print(" ".join(filter(None, words)), markup=False)
+            self._out.print(" ".join(filter(None, words)))
 
 
 def _tell_cause(deployment: Deployment) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ async def logs(request: Request) -> Response:
     try:
         query = read_query(request)
         panel = await run_in_threadpool(opened_panel)
-        await run_in_threadpool(panel.deployment, query.deployment_id)
+        found = await run_in_threadpool(panel.deployment, query.deployment_id)
     except ValueError as error:
         return JSONResponse({"error": {"code": "query", "message": str(error)}}, 400)
     except (NoSuchRow, NotFound) as error:
@@ -70,24 +70,25 @@ async def logs(request: Request) -> Response:
     except (DatabaseError, PanelError) as error:
         return _refusal(error, 503)
     return StreamingResponse(
-        stream(panel, query), media_type="text/event-stream", headers=STREAM_HEADERS
+        stream(panel, replace(query, deployment_id=found.id)),
+        media_type="text/event-stream",
+        headers=STREAM_HEADERS,
     )
 
 
 async def log_file(request: Request) -> Response:
     """Every kept line as a text file, read from the database in chunks."""
-    deployment_id = request.path_params["id"]
     try:
         panel = await run_in_threadpool(opened_panel)
-        await run_in_threadpool(panel.deployment, deployment_id)
+        found = await run_in_threadpool(panel.deployment, request.path_params["id"])
     except (NoSuchRow, NotFound) as error:
         return _refusal(error, 404)
     except (DatabaseError, PanelError) as error:
         return _refusal(error, 503)
     return StreamingResponse(
-        iterate_in_threadpool(_text_lines(panel, deployment_id)),
+        iterate_in_threadpool(_text_lines(panel, found.id)),
         media_type="text/plain; charset=utf-8",
-        headers={"Content-Disposition": f'attachment; filename="{deployment_id}.log"'},
+        headers={"Content-Disposition": f'attachment; filename="{found.id}.log"'},
     )
 
 
@@ -113,7 +114,14 @@ async def stream(panel: Panel, query: LogQuery) -> AsyncIterator[str]:
     yield "retry: 2000\n\n"
     while True:
         finished = await run_in_threadpool(_is_final, panel, query.deployment_id)
-        lines, seen_id = await run_in_threadpool(read_lines, panel, query)
+        lines, seen_id = await run_in_threadpool(
+            panel.new_logs,
+            query.deployment_id,
+            text=query.text,
+            level=query.level,
+            after_id=query.after_id,
+            limit=query.limit,
+        )
         if lines:
             yield f"id: {lines[-1].id}\ndata: {json.dumps([as_row(line) for line in lines])}\n\n"
         elif finished:
@@ -124,22 +132,6 @@ async def stream(panel: Panel, query: LogQuery) -> AsyncIterator[str]:
         if quiet_polls and quiet_polls % HEARTBEAT_POLLS == 0:
             yield ": still here\n\n"
         await asyncio.sleep(POLL_S)
-
-
-def read_lines(panel: Panel, query: LogQuery) -> tuple[Sequence[LogLine], int]:
-    """One step of the stream: lines to show, oldest first, and the newest id that was looked at.
-
-    The first step of a search asks the database's index; later steps look at what came since.
-    """
-    id, level, seen_id = query.deployment_id, query.level, query.after_id or 0
-    if query.text and query.after_id is None:
-        newest = panel.logs(id, limit=1)
-        found = panel.search_logs(query.text, id=id, level=level, limit=query.limit)
-        return found[::-1], newest[-1].id if newest else seen_id
-    lines = panel.logs(id, limit=query.limit, level=level, after_id=query.after_id)
-    words = query.text.casefold().split()
-    wanted = [line for line in lines if all(word in line.text.casefold() for word in words)]
-    return wanted, lines[-1].id if lines else seen_id
 
 
 def as_row(line: LogLine) -> dict[str, Any]:

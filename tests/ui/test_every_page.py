@@ -43,7 +43,7 @@ def test_an_unreadable_database_is_explained_on_the_page(
     assert str(broken) in page.error[0].value
 
 
-def test_a_read_only_database_is_still_read_and_the_wizard_says_why_it_cannot_go_on(
+def test_a_read_only_database_is_still_read_and_launch_says_why_it_cannot(
     open_page: OpenPage, panel_here: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deployment = scenes.stopped(panel_here)
@@ -52,6 +52,8 @@ def test_a_read_only_database_is_still_read_and_the_wizard_says_why_it_cannot_go
     history = open_page("deployments")
     assert list(history.dataframe[0].value["id"]) == [deployment.id]
     wizard = open_page("setup", step="model")
+    assert not wizard.error, "sizing writes nothing"
+    button(wizard, "launch").click().run()
     assert str(path) in wizard.error[0].value
     opened.opened_panel().close()
 

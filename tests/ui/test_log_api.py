@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import QueuePool
 from starlette.applications import Starlette
 
 from panel.deployments import Panel
-from panel.ui.api import LogQuery, read_lines, routes
+from panel.ui.api import routes
 from tests.ui import scenes
 
 
@@ -71,8 +72,7 @@ def test_what_arrives_during_a_search_is_searched_as_well(panel_here: Panel) -> 
     deployment = scenes.starting(panel_here)
     last = panel_here.logs(deployment.id)[-1].id
     scenes.log(panel_here, deployment.id, deployment.attempts[-1].id, count=3)
-    query = LogQuery(deployment.id, text="LAYER 2", after_id=last)
-    lines, seen_id = read_lines(panel_here, query)
+    lines, seen_id = panel_here.new_logs(deployment.id, text="LAYER 2", after_id=last)
     assert [line.text.split()[2] for line in lines] == ["2"]
     assert seen_id == last + 3
 
@@ -82,6 +82,29 @@ def test_the_download_has_every_line(ended: str) -> None:
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert f'filename="{ended}.log"' in answer.headers["content-disposition"]
     assert len(answer.text.splitlines()) == 20
+
+
+def test_the_beginning_of_an_id_is_enough(ended: str) -> None:
+    answer = get(f"/api/deployments/{ended[:-1]}/logs.txt")
+    assert f'filename="{ended}.log"' in answer.headers["content-disposition"]
+    assert len(answer.text.splitlines()) == 20
+    assert len(events(get(f"/api/deployments/{ended[:-1]}/logs"))) == 20
+
+
+def test_all_lines_are_read_in_more_than_one_chunk_without_a_session_between(
+    panel_here: Panel,
+) -> None:
+    deployment = scenes.starting(panel_here)
+    count = len(panel_here.logs(deployment.id, limit=10_000))
+    scenes.log(panel_here, deployment.id, deployment.attempts[-1].id, count=2_500)
+    reader = panel_here.all_logs(deployment.id)
+    next(reader)
+    pool = panel_here.database._engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == 0, "a slow reader must not hold a transaction"
+    ids = [line.id for line in reader]
+    assert len(ids) == count + 2_500 - 1
+    assert ids == sorted(set(ids))
 
 
 @pytest.mark.parametrize("path", ["logs", "logs.txt"])

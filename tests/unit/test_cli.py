@@ -15,9 +15,11 @@ from db import attempts, deployments, log_lines
 from db.log_lines import NewLine
 from db.models import Outcome, StageName, State, utc_now
 from panel.cli import app
+from panel.commands import looking
 from panel.deployments import Panel
 from panel.runtimes.plan import Plan
 from panel.settings import Settings
+from panel.supervisor.lock import hold
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,20 @@ def test_an_address_of_another_machine_is_no_port_in_use() -> None:
     assert "Nothing can listen on 192.0.2.1" in result.stderr
 
 
+def test_a_read_only_database_can_be_sized_for_and_listed_but_not_launched_in(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched()
+    url = f"sqlite:///file:{home / 'autoglm.db'}?mode=ro&uri=true"
+    monkeypatch.setenv("AUTOGLM_DATABASE_URL", url)
+    for words in (["ls"], ["detect"], ["plan", "demo"]):
+        assert run(*words).exit_code == 0, words
+    refused = run("launch", "demo", "--no-wait")
+    assert refused.exit_code == 1
+    assert "can be read but not written" in refused.stderr
+    assert len(list((home / "keys").iterdir())) == 1, "no key is left of what was refused"
+
+
 def test_a_damaged_database_is_named_and_left_as_it_is(home: Path) -> None:
     launched()
     database = home / "autoglm.db"
@@ -166,6 +182,38 @@ def test_logs_can_be_searched_and_are_json_lines_for_programs(home: Path) -> Non
     assert found.endswith("engine.x line 1")
     lines = run("logs", id, "--json", "-n", "2").stdout.splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["engine.x line 1", "engine.x line 2"]
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(home: Path) -> None:
+    id = launched("--name", "[/a]")
+    for result in (run("ls"), run("show", id)):
+        assert result.exit_code == 0, result.exception
+        assert "[/a]" in result.stdout
+
+
+def test_followed_logs_are_searched_as_well(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = launched()
+    fail(home, id)
+    looks = iter(range(2))
+
+    def sleep(_: float) -> None:
+        """Between two looks another engine line comes, which the search does not want."""
+        if next(looks, None) is None:
+            raise KeyboardInterrupt
+        panel = Panel.open(Settings(home=str(home)))
+        lines = [NewLine(utc_now(), "info", "engine", f"{word} comes") for word in ("one", "two")]
+        with panel.database.begin() as session:
+            log_lines.append(session, id, None, lines, keep=1000)
+        panel.close()
+
+    monkeypatch.setattr(looking.time, "sleep", sleep)
+    found = run("logs", id, "--follow", "--search", "one").stdout.splitlines()
+    assert [line.rpartition("    ")[2] for line in found] == ["one comes", "one comes"]
+
+
+def test_the_home_folder_is_for_its_owner_only(tmp_path: Path) -> None:
+    with hold(tmp_path / "home" / "up.lock", what="It", text=""):
+        assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
 def test_only_what_has_ended_can_be_deleted_and_then_leaves_nothing(home: Path) -> None:

@@ -39,7 +39,7 @@ class Log:
 
     def texts(self) -> list[str]:
         with self.database.read() as s:
-            return [line.text for line in log_lines.every(s, self.id)]
+            return [line.text for line in log_lines.chunk(s, self.id, limit=100_000)]
 
     def search(self, text: str, level: str | None = None) -> list[str]:
         with self.database.read() as s:
