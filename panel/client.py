@@ -185,7 +185,7 @@ class EngineClient:
                 f"{self.base_url} did not answer in time ({type(error).__name__}).",
                 fix="See the deployment's logs; a busy engine may need a longer timeout.",
             ) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # also an answer that cannot be decoded
             raise ServerUnreachable(
                 f"The connection to {self.base_url} broke: {error}.",
                 fix="See the deployment's logs for the reason.",

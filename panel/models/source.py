@@ -55,11 +55,6 @@ class ModelSource:
         """The model's short name: what comes last in the id or path."""
         return self.name.rstrip("/").rpartition("/")[2] or self.name
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether something has to be fetched before the model can be used."""
-        return self.kind is not SourceKind.LOCAL
-
 
 DEMO = ModelSource(SourceKind.DEMO, DEMO_NAME)
 

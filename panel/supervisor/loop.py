@@ -174,7 +174,8 @@ class Supervisor:
         if self._troubles.get(id) == text:
             return
         self._troubles[id] = text
-        log.error("%s: %s", id or "database", text, exc_info=error)
+        is_bug = not isinstance(error, DatabaseError)  # that one says all that a person needs
+        log.error("%s: %s", id or "database", text, exc_info=error if is_bug else None)
         if not id:
             return
         trace = "".join(traceback.format_exception(error))

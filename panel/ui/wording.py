@@ -145,8 +145,3 @@ def clock(at: datetime) -> str:
 def badge(word: Word, text: str | None = None, help: str | None = None) -> None:
     """Draw a state's badge; text stands in for the state's own word."""
     st.badge(text or _(word.text), icon=word.icon, color=word.color, help=help)  # type: ignore[arg-type]  # one of Streamlit's colours
-
-
-def badge_markdown(word: Word) -> str:
-    """A state's badge inside a line of Markdown."""
-    return f":{word.color}-badge[{word.icon} {_(word.text)}]"

@@ -127,6 +127,7 @@ def test_a_stream_that_breaks_off_is_an_error_not_a_short_answer() -> None:
         (httpx.ConnectError("refused"), "Nothing listens"),
         (httpx.ReadTimeout("slow"), "did not answer in time"),
         (httpx.ReadError("reset"), "broke"),
+        (httpx.DecodingError("not gzip"), "broke"),
     ],
 )
 def test_silence_says_what_kind_of_silence(error: Exception, words: str) -> None:
