@@ -7,6 +7,7 @@ EngineError
  │   └─ ModelTooLarge        the weights do not fit the device
  ├─ RequestError         a client asked for something impossible (HTTP 400)
  │   └─ ContextLengthExceeded
+ ├─ EngineBusy           too many requests wait already (HTTP 429)
  └─ EngineUnavailable    the core is starting, stopping or dead (HTTP 503)
 """
 
@@ -54,6 +55,12 @@ class RequestError(EngineError):
 
 class ContextLengthExceeded(RequestError):
     pass
+
+
+class EngineBusy(EngineError):
+    def __init__(self, message: str, *, fix: str = "", retry_after_s: int) -> None:
+        super().__init__(message, fix=fix)
+        self.retry_after_s = retry_after_s
 
 
 class EngineUnavailable(EngineError):

@@ -55,9 +55,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
+    """priority: lower goes first. timeout_s: seconds from now, after which the request fails."""
+
     request_id: str
     prompt_ids: list[int]
     sampling: SamplingParams
+    priority: int = 0
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,8 @@ class Stats:
     generated_tokens: int
     cached_tokens: int
     preemptions: int
+    refused: int = 0
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +160,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One request ended with an error; the others go on. kind: "request" (400) or "internal"."""
+    """One request ended with an error; the others go on.
+
+    kind: "request" (400), "busy" (429), "timeout" (504) or "internal" (500).
+    retry_after_s: when a busy engine had better be asked again.
+    """
 
     request_id: str
     kind: str
     message: str
+    retry_after_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,97 +1,48 @@
-"""Which tokens go through the model in the next step. Decides only: no torch, no I/O. A clock is
-read for what is reported (how long a request waited), not for what is decided.
+"""Which tokens go through the model in the next step. Decides only: no torch, no I/O; the clock is
+passed in.
 
 There is no prefill or decode phase: each request has computed tokens that catch up with its
 tokens, and all share one budget of tokens a step. Requests that need one token (they are decoding)
-go first, then the others in chunks, then newcomers in the order of their arrival, whom nobody
-overtakes.
+go first, then the others in chunks, then newcomers in the order of the line, where nobody overtakes
+the first.
 
-Running requests stay sorted by arrival, and all of them arrived before all that wait. A newcomer is
-let in only when the blocks for all its tokens are free, so only growing answers can run out of
-blocks; then the newest running request gives its blocks back and waits at the front, to be computed
-again (its named blocks usually survive in the prefix cache). The oldest is thus never held up, and
+Running requests are sorted by the same places as those in line (`line.place_of`). A newcomer is let
+in only when the blocks for all its tokens are free, so only growing answers can run out of blocks;
+then the last running request gives its blocks back and returns to its place in line, to be computed
+again (its named blocks usually survive in the prefix cache). The first is thus never held up, and
 as no request is admitted that could not run alone, every request ends.
 Sources: vLLM v1's scheduler (one rule for all tokens); Kwon et al. 2023, section 4.5 (recompute).
+
+The next step may be scheduled before the results of the last one are known:
+
+    schedule n ─ launch ─ launched ─ schedule n+1 ─ launch ─ launched ─ commit n ─ schedule n+2 …
+
+`launched` counts the chunks as computed and puts UNKNOWN where each new token will be; `commit`
+fills it in. Nothing is rolled back when such a request turns out to have ended: the token that the
+step read was real, and what it gave is dropped. Its blocks may be given away at once, as steps
+run on the device in their order.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from engine.core.batch import Batch, Chunk, Plan, Sampled
 from engine.core.blocks import BlockManager
-from engine.core.messages import Output, PromptPart, SamplingParams, Stats
-from engine.core.request import Request
-from engine.errors import ContextLengthExceeded, RequestError
+from engine.core.deadlines import Deadlines
+from engine.core.limits import Limits
+from engine.core.line import Line
+from engine.core.messages import Output, SamplingParams, Stats
+from engine.core.request import UNKNOWN, Request
+from engine.core.turnover import Turnover
+from engine.errors import EngineBusy, RequestError
 from engine.footprint import blocks_for
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """max_batch_tokens: budget of a step. max_num_seqs: most requests that run together."""
-
-    max_seq_length: int
-    max_num_seqs: int
-    max_batch_tokens: int
-    block_size: int
-    vocab_size: int
-    enable_prefix_cache: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The tokens [start, end) of a request that one step computes."""
-
-    request: Request
-    start: int
-    end: int
-
-    @property
-    def num_tokens(self) -> int:
-        return self.end - self.start
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether the step reaches the request's last token, whose logits give the next one."""
-        return self.end == len(self.request.token_ids)
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the runner has a result for it: a new token, or a part of the prompt."""
-        return self.is_sampled or self.request.reads_prompt
-
-    @property
-    def num_prompt_logprobs(self) -> int:
-        """How many of its first rows give the log probability of the prompt's next token."""
-        request = self.request
-        if request.sampling.prompt_logprobs is None or request.num_generated:
-            return 0
-        return max(0, min(self.end, request.num_prompt - 1) - self.start)
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A new token. logprobs: `[of the token, [[id, logprob], …]]`, or None if not asked for.
-
-    token_id: None for a chunk that ends within its prompt and only reports of it.
-    must_end: no further token can be had, and the request ends as if it had reached its limit.
-    """
-
-    token_id: int | None
-    logprobs: list[Any] | None = None
-    prompt: PromptPart | None = None
-    must_end: bool = False
-
-
-Batch = Sequence[Chunk]
-
-_MOST_PROMPT_LOGPROBS = 256
-"""Rows of a step that are scored for prompt log probabilities: each takes a row of the vocabulary,
-600 kB for 150,000 tokens."""
+__all__ = ["Batch", "Chunk", "Counters", "Limits", "Sampled", "Scheduler"]
 
 
 @dataclass(slots=True)
@@ -103,32 +54,8 @@ class Counters:
     generated_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
-
-
-@dataclass(slots=True)
-class _Plan:
-    """A step being put together. Preempted requests leave it again."""
-
-    budget: int
-    chunks: dict[str, Chunk] = field(default_factory=dict)
-    preempted: set[str] = field(default_factory=set)
-    scored: int = _MOST_PROMPT_LOGPROBS
-
-    def add(self, request: Request) -> None:
-        count = min(request.num_pending, self.budget)
-        if request.reads_prompt and request.sampling.prompt_logprobs is not None:
-            count = min(count, self.scored)
-            self.scored -= count
-        if count:
-            start = request.num_computed
-            self.chunks[request.request_id] = Chunk(request, start, start + count)
-            self.budget -= count
-
-    def drop(self, request: Request) -> None:
-        self.preempted.add(request.request_id)
-        chunk = self.chunks.pop(request.request_id, None)
-        if chunk:
-            self.budget += chunk.num_tokens
+    refused: int = 0
+    expired: int = 0
 
 
 class Scheduler:
@@ -144,92 +71,120 @@ class Scheduler:
         self.limits = limits
         self.blocks = blocks
         self.counters = Counters()
-        self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []
-        self._ids: set[str] = set()
+        self._waiting = Line()
+        self._running = Line()
+        self._requests: dict[str, Request] = {}
+        self._deadlines = Deadlines()
+        self._turnover = Turnover()
+        self._gathers_until = 0.0
+        self._serials = itertools.count()
 
     # --- admission -----------------------------------------------------------------------------
 
     def submit(
-        self, request_id: str, prompt_ids: Sequence[int], sampling: SamplingParams
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int],
+        sampling: SamplingParams,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
     ) -> Request:
-        """Let a request wait for its turn. Raises RequestError if it could never be answered."""
-        if request_id in self._ids:
+        """Let a request wait for its turn.
+
+        Raises RequestError if it could never be answered, EngineBusy if too many wait already.
+        """
+        if request_id in self._requests:
             raise RequestError(f"The request id {request_id} is already in use.")
-        if not prompt_ids:
-            raise RequestError("The prompt has no tokens.", fix="Send at least one.")
-        self._check_ids(prompt_ids, "prompt")
-        self._check_ids([token for token, _ in sampling.logit_bias], "logit_bias")
-        limits = self.limits
-        if len(prompt_ids) >= limits.max_seq_length:
-            raise ContextLengthExceeded(
-                f"The prompt has {len(prompt_ids)} tokens; this engine takes at most "
-                f"{limits.max_seq_length} tokens of prompt and answer together.",
-                fix="Shorten the prompt, or start the engine with a larger --max-seq-length.",
-                code="context_length_exceeded",
-            )
-        max_length = min(len(prompt_ids) + sampling.max_new_tokens, limits.max_seq_length)
-        if blocks_for(max_length, limits.block_size) > self.blocks.num_usable:
-            raise ContextLengthExceeded(
-                f"Prompt and answer may take {max_length} tokens; the KV cache holds "
-                f"{self.blocks.num_usable * limits.block_size} tokens.",
-                fix="Ask for fewer new tokens, or start the engine with a larger --kv-cache-gib.",
-                code="context_length_exceeded",
-            )
+        length = self.limits.length_for(
+            prompt_ids, sampling, num_usable_blocks=self.blocks.num_usable
+        )
+        now = self.clock()
+        self._check_queue(now)
+        if not self._requests:
+            self._turnover.begin(now)
+            self._gathers_until = now + self.limits.batch_wait_s
         request = Request(
             request_id,
             prompt_ids,
             sampling,
-            max_length=max_length,
-            block_size=limits.block_size,
-            arrived_at=self.clock(),
+            max_length=length,
+            block_size=self.limits.block_size,
+            arrived_at=now,
+            priority=priority,
+            deadline=None if timeout_s is None else now + timeout_s,
+            serial=next(self._serials),
         )
-        self._ids.add(request_id)
-        self._waiting.append(request)
+        self._requests[request_id] = request
+        self._waiting.add(request)
+        self._deadlines.add(request)
         return request
 
-    def _check_ids(self, token_ids: Sequence[int], param: str) -> None:
-        """An id beyond the vocabulary would fail the whole step, and on a GPU the whole process."""
-        for token in (min(token_ids, default=0), max(token_ids, default=0)):
-            if not 0 <= token < self.limits.vocab_size:
-                raise RequestError(
-                    f"{token} is not a token id; this model has 0 … {self.limits.vocab_size - 1}.",
-                    param=param,
-                )
+    def _check_queue(self, now: float) -> None:
+        limits, num_here = self.limits, len(self._requests)
+        if num_here < limits.max_num_seqs + limits.max_queue:
+            return
+        self.counters.refused += 1
+        retry_after_s = self._turnover.retry_after_s(len(self._waiting), now)
+        raise EngineBusy(
+            f"{len(self._running)} requests are running and {len(self._waiting)} wait; this engine "
+            f"runs {limits.max_num_seqs} at once and lets {limits.max_queue} wait.",
+            fix=f"Try again in about {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+        )
 
     def abort(self, request_id: str) -> bool:
         """Forget a request and free its blocks. False if it has ended or never was."""
-        for request in (*self._running, *self._waiting):
-            if request.request_id == request_id:
-                self._forget(request)
-                return True
-        return False
+        request = self._requests.get(request_id)
+        if request is not None:
+            self._forget(request)
+        return request is not None
+
+    def expire(self) -> list[Request]:
+        """Forget the requests whose deadline has passed, and free their blocks."""
+        expired = [r for r in self._deadlines.passed(self.clock()) if self._is_here(r)]
+        for request in expired:
+            self._forget(request)
+        self.counters.expired += len(expired)
+        return expired
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._requests)
+
+    @property
+    def gathering_s(self) -> float:
+        """How long an engine that was idle still lets requests gather before its first step."""
+        num_waiting = len(self._waiting)
+        if len(self._running) or not 0 < num_waiting < self.limits.max_num_seqs:
+            return 0.0
+        return max(0.0, self._gathers_until - self.clock())
 
     # --- one step ------------------------------------------------------------------------------
 
     def schedule(self) -> Batch:
-        """The next step's chunks, with blocks held for every token in them. Empty if no work."""
-        plan = _Plan(self.limits.max_batch_tokens)
+        """The next step's chunks, with blocks held for every token in them.
+
+        Empty if there is no work, or none before the results of a launched step are known.
+        """
+        plan = Plan(self.limits.max_batch_tokens)
         for request in _one_pending_first(self._running):
             if request.request_id not in plan.preempted and self._make_room(request, plan):
                 plan.add(request)
         if not plan.preempted:
             self._admit(plan)
-        assert plan.chunks or not self.has_work, f"work but no step: {self._waiting}"
+        has_results_to_come = any(request.num_unknown for request in self._requests.values())
+        assert plan.chunks or has_results_to_come or not self.has_work, f"no step: {self._requests}"
         return list(plan.chunks.values())
 
-    def _make_room(self, request: Request, plan: _Plan) -> bool:
+    def _make_room(self, request: Request, plan: Plan) -> bool:
         """Hold blocks for all of the request's tokens. False if the request itself had to yield."""
         missing = self._missing_blocks(request)
         while missing > self.blocks.num_free:
-            newest = self._running[-1]
-            plan.drop(newest)
-            self._preempt(newest)
-            if newest is request:
+            last = self._running.last
+            plan.drop(last)
+            self._preempt(last)
+            if last is request:
                 return False
         request.block_ids.extend(self.blocks.take_new(missing))
         return True
@@ -240,15 +195,16 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self._running.remove(request)
         self._release(request)
-        self._waiting.appendleft(request)
+        self._waiting.add(request)
         self.counters.preemptions += 1
 
-    def _admit(self, plan: _Plan) -> None:
-        while self._waiting and plan.budget and len(self._running) < self.limits.max_num_seqs:
-            if not self._start(self._waiting[0]):
+    def _admit(self, plan: Plan) -> None:
+        while len(self._waiting) and plan.budget and len(self._running) < self.limits.max_num_seqs:
+            request = self._waiting.first
+            if not self._start(request):
                 return
-            request = self._waiting.popleft()
-            self._running.append(request)
+            self._waiting.remove(request)
+            self._running.add(request)
             plan.add(request)
 
     def _start(self, request: Request) -> bool:
@@ -277,33 +233,57 @@ class Scheduler:
         num_full = (len(request.token_ids) - 1) // self.limits.block_size
         return self.blocks.find(request.chain.upto(request.token_ids, num_full))
 
+    def may_run_ahead(self, batch: Batch) -> bool:
+        """Whether the step after this one can be scheduled before this one's results are known."""
+        return all(chunk.request.may_run_ahead for chunk in batch)
+
+    def launched(self, batch: Batch) -> None:
+        """The step is on its way: go on as if it were done, with its new tokens UNKNOWN."""
+        for chunk in batch:
+            chunk.request.num_computed = chunk.end
+            if chunk.is_sampled:
+                chunk.request.token_ids.append(UNKNOWN)
+                chunk.request.num_unknown += 1
+
     # --- after a step --------------------------------------------------------------------------
 
     def commit(self, batch: Batch, sampled: Sequence[Sampled]) -> list[Output]:
-        """Take in a step's results: one Sampled for each chunk that `is_told`, in order."""
+        """Take in a step's results: one Sampled for each chunk that `is_told`, in order.
+
+        Results for requests that ended since the step was launched are dropped.
+        """
         self.counters.steps += 1
         results = iter(sampled)
         outputs: list[Output] = []
         for chunk in batch:
-            request, is_told = chunk.request, chunk.is_told
-            request.num_computed = chunk.end
-            self._name_full_blocks(chunk)
-            if is_told:
-                outputs.append(self._tell(request, next(results)))
+            result = next(results) if chunk.is_told else None
+            if not self._is_here(chunk.request):
+                continue
+            self._note_computed(chunk)
+            if result is not None:
+                outputs.append(self._tell(chunk, result))
         assert next(results, None) is None, "more results than chunks asked for one"
         return outputs
 
-    def _tell(self, request: Request, sampled: Sampled) -> Output:
+    def _note_computed(self, chunk: Chunk) -> None:
+        request = chunk.request
+        if len(request.block_ids):  # none if it was preempted since the step was launched
+            request.num_computed = max(request.num_computed, chunk.end)
+            self._name_full_blocks(chunk)
+
+    def _tell(self, chunk: Chunk, sampled: Sampled) -> Output:
+        request, at = chunk.request, chunk.end
         prompt = [sampled.prompt] if sampled.prompt else None
         if sampled.token_id is None:
             return Output(request.request_id, [], prompt=prompt)
-        is_first = not request.num_generated
-        request.token_ids.append(sampled.token_id)
+        is_first = at == request.num_prompt
         self.counters.generated_tokens += 1
+        request.put(at, sampled.token_id)
         if sampled.must_end:
-            request.max_length = len(request.token_ids)
-        finish_reason = request.finish_reason
+            request.max_length = at + 1
+        finish_reason = request.finish_reason_at(at)
         if finish_reason:
+            self._turnover.end(self.clock())
             self._forget(request)
         return Output(
             request_id=request.request_id,
@@ -334,19 +314,19 @@ class Scheduler:
 
     def fail(self, batch: Batch) -> list[Request]:
         """Drop the requests of a step that raised; the others are untouched."""
-        failed = [chunk.request for chunk in batch]
+        failed = [chunk.request for chunk in batch if self._is_here(chunk.request)]
         for request in failed:
             self._forget(request)
         return failed
 
     # --- upkeep --------------------------------------------------------------------------------
 
+    def _is_here(self, request: Request) -> bool:
+        return self._requests.get(request.request_id) is request
+
     def _forget(self, request: Request) -> None:
-        self._ids.remove(request.request_id)
-        if request in self._running:
-            self._running.remove(request)
-        else:
-            self._waiting.remove(request)
+        del self._requests[request.request_id]
+        (self._running if len(request.block_ids) else self._waiting).remove(request)
         self._release(request)
 
     def _release(self, request: Request) -> None:
@@ -366,15 +346,18 @@ class Scheduler:
             generated_tokens=counters.generated_tokens,
             cached_tokens=counters.cached_tokens,
             preemptions=counters.preemptions,
+            refused=counters.refused,
+            expired=counters.expired,
         )
 
     def check_invariants(self) -> None:
         """Assert that no block is lost or held twice. Cheap enough to run whenever idle."""
-        self.blocks.check_invariants(r.block_ids for r in (*self._running, *self._waiting))
+        self.blocks.check_invariants(r.block_ids for r in self._requests.values())
 
 
 def _one_pending_first(requests: Iterable[Request]) -> Iterator[Request]:
-    """Requests in order of arrival, those that need a single token before those that need more."""
-    ordered = list(requests)
+    """Requests in their order, those that need a single token before those that need more. Left
+    out are those whose answer will end with the token that is still unknown."""
+    ordered = [request for request in requests if not request.ends_with_unknown]
     yield from (request for request in ordered if request.num_pending == 1)
     yield from (request for request in ordered if request.num_pending > 1)

@@ -1,6 +1,13 @@
-"""Runs one scheduled batch through the model: inputs, forward pass, sampling."""
+"""Runs one scheduled batch through the model: inputs, forward pass, sampling.
+
+`launch` gives work to the device and comes back; `wait` on what it returned gives the results. On a
+GPU the two are apart in time, and a step may read a token of the step before that the host does not
+know yet. On a CPU `launch` computes, and `wait` has nothing to wait for.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,14 +15,35 @@ from transformers import PreTrainedModel
 
 from engine.attention import op
 from engine.core.messages import SamplingParams
+from engine.core.request import UNKNOWN, Request
 from engine.core.scheduler import Batch, Sampled
 from engine.worker.inputs import Inputs, build_inputs
 from engine.worker.kvcache import KVCache, PagedStep
 from engine.worker.prompts import hidden_states, with_prompts
-from engine.worker.sampler import Sampler
+from engine.worker.sampler import Drawn, Sampler
+from engine.worker.transfer import to_device
 
 _FEW_TOKENS = 8
 """Up to here a step on a CPU waits for memory, not for arithmetic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step on its way. scored: logits of prompt tokens; hidden: where someone pools."""
+
+    batch: Batch
+    inputs: Inputs
+    drawn: Drawn | None
+    scored: Tensor
+    hidden: Tensor | None
+
+    @torch.inference_mode()
+    def wait(self) -> list[Sampled]:
+        """One Sampled for each chunk that `is_told`."""
+        sampled = self.drawn.collect() if self.drawn else []
+        if not any(chunk.request.reads_prompt for chunk in self.batch):
+            return sampled
+        return with_prompts(sampled, self.batch, self.inputs, self.scored, self.hidden)
 
 
 class Runner:
@@ -39,30 +67,56 @@ class Runner:
         self._sampler = sampler
         self._device = device
         self._num_threads = num_threads
+        self.is_asynchronous = device.type != "cpu"
+        self._newest = torch.empty(0, dtype=torch.int64, device=device)
+        self._newest_row: dict[Request, int] = {}
+        """The last step's tokens on the device, and whose is which."""
 
     def admit(self, sampling: SamplingParams) -> None:
         """Compile the request's grammar. Raises GrammarError."""
         self._sampler.admit(sampling)
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> list[Sampled]:
-        """Compute the batch's chunks; one Sampled for each chunk that `is_told`.
+        """Launch a step and wait for it."""
+        return self.launch(batch).wait()
 
-        The KV of all chunks is in the cache afterwards.
+    @torch.inference_mode()
+    def launch(self, batch: Batch) -> Launched:
+        """Compute the batch's chunks, after all that was launched before.
+
+        The KV of all chunks is in the cache afterwards. A last token that is UNKNOWN is taken from
+        the step before, which must have sampled it.
         """
-        if self._num_threads:
-            is_small = sum(chunk.num_tokens for chunk in batch) <= _FEW_TOKENS
-            torch.set_num_threads(max(1, self._num_threads // 2) if is_small else self._num_threads)
+        self._set_threads(sum(chunk.num_tokens for chunk in batch))
         inputs = build_inputs(batch, self._cache.block_size, self._device)
+        self._fill_unknown(batch, inputs)
         pools = any(chunk.request.sampling.pooling for chunk in batch)
         with hidden_states(self._model, wanted=pools) as hidden:
             logits = self._forward(inputs)
         requests = [chunk.request for chunk in batch if chunk.is_sampled]
         count = inputs.num_sampled
-        sampled = self._sampler.sample(logits[:count], requests) if requests else []
-        if not any(chunk.request.reads_prompt for chunk in batch):
-            return sampled
-        return with_prompts(sampled, batch, inputs, logits[count:], hidden[0] if hidden else None)
+        drawn = self._sampler.draw(logits[:count], requests) if requests else None
+        if drawn:
+            self._newest = drawn.tokens
+            self._newest_row = {request: row for row, request in enumerate(requests)}
+        return Launched(batch, inputs, drawn, logits[count:], hidden[0] if hidden else None)
+
+    def _set_threads(self, num_tokens: int) -> None:
+        if self._num_threads:
+            few = max(1, self._num_threads // 2)
+            torch.set_num_threads(few if num_tokens <= _FEW_TOKENS else self._num_threads)
+
+    def _fill_unknown(self, batch: Batch, inputs: Inputs) -> None:
+        rows: list[int] = []
+        sources: list[int] = []
+        for chunk, sequence in zip(batch, inputs.metadata.sequences, strict=True):
+            if chunk.request.token_ids[chunk.end - 1] == UNKNOWN:
+                rows.append(sequence.end - 1)
+                sources.append(self._newest_row[chunk.request])
+        if rows:
+            index = to_device([*rows, *sources], torch.int64, self._device)
+            tokens = self._newest[index[len(rows) :]]
+            inputs.token_ids[0].index_copy_(0, index[: len(rows)], tokens)
 
     def _forward(self, inputs: Inputs) -> Tensor:
         """Logits [sampled + scored, vocab]."""

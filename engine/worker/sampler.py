@@ -8,7 +8,7 @@ probabilities of the candidates that top-k, top-p and min-p leave over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -20,6 +20,7 @@ from engine.core.messages import SamplingParams
 from engine.core.request import Request
 from engine.core.scheduler import Sampled
 from engine.worker.masks import Masks
+from engine.worker.transfer import Arriving, to_device
 
 _CPU_CANDIDATES = 512
 """On a CPU, sorting the likeliest few is tried before sorting the whole vocabulary (49,152 entries:
@@ -38,6 +39,26 @@ class _Row:
         return self.request.sampling
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a step sampled. tokens: [rows] int64 on the device; the rest is for the host."""
+
+    tokens: Tensor
+    arriving: Arriving
+    raw: Tensor | None
+    with_logprobs: Sequence[_Row]
+    must_end: set[int]
+
+    def collect(self) -> list[Sampled]:
+        """Wait for the tokens; once more for the device if someone asked for logprobs."""
+        ids: list[int] = self.arriving.wait().tolist()
+        told = {} if self.raw is None else _logprobs(self.raw, self.with_logprobs, ids)
+        return [
+            Sampled(token, told.get(index), must_end=index in self.must_end)
+            for index, token in enumerate(ids)
+        ]
+
+
 class Sampler:
     """seed: for requests that bring none; their id then makes each of them differ."""
 
@@ -51,9 +72,13 @@ class Sampler:
             self._masks.admit(sampling)
 
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> list[Sampled]:
-        """One token for each row. logits: [rows, vocab], changed in place if it is float32.
+        """One token for each row: `draw` and its results."""
+        return self.draw(logits, requests).collect()
 
-        Waits for the device once, or twice if someone asked for logprobs.
+    def draw(self, logits: Tensor, requests: Sequence[Request]) -> Drawn:
+        """Choose one token for each row. logits: [rows, vocab], changed in place if it is float32.
+
+        Does not wait for the device, unless someone has penalties, a bias or a grammar.
         """
         rows = [_Row(index, request) for index, request in enumerate(requests)]
         logits = logits.float()
@@ -63,15 +88,9 @@ class Sampler:
             _adjust(logits[row.index], row.request)
         must_end = self._keep_to_grammars(logits, rows)
         tokens = logits.argmax(-1)
-        random = [row for row in rows if row.params.temperature > 0]
-        if random:
+        for random in _by_filtering(row for row in rows if row.params.temperature > 0):
             tokens[_indices(random, logits)] = self._draw(logits, random)
-        ids: list[int] = tokens.tolist()
-        told = {} if raw is None else _logprobs(raw, with_logprobs, ids)
-        return [
-            Sampled(token, told.get(index), must_end=index in must_end)
-            for index, token in enumerate(ids)
-        ]
+        return Drawn(tokens, Arriving(tokens), raw, with_logprobs, must_end)
 
     def _keep_to_grammars(self, logits: Tensor, rows: Sequence[_Row]) -> set[int]:
         """Mask the rows that have a grammar; gives those that cannot follow it any longer."""
@@ -103,12 +122,25 @@ class Sampler:
         return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
+def _by_filtering(rows: Iterable[_Row]) -> list[list[_Row]]:
+    """Rows with filters apart from those without: sorting changes which token a number picks, and
+    a row's token must not depend on the wishes of others."""
+    parts: tuple[list[_Row], list[_Row]] = ([], [])
+    for row in rows:
+        parts[_is_filtered(row.params)].append(row)
+    return [part for part in parts if part]
+
+
+def _is_filtered(params: SamplingParams) -> bool:
+    return bool(params.top_k or params.top_p < 1 or params.min_p)
+
+
 def _indices(rows: Sequence[_Row], like: Tensor) -> Tensor:
-    return torch.tensor([row.index for row in rows], device=like.device)
+    return to_device([row.index for row in rows], torch.int64, like.device)
 
 
 def _column(values: Sequence[float], like: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=like.device)[:, None]
+    return to_device(values, dtype, like.device)[:, None]
 
 
 def _adjust(logits: Tensor, request: Request) -> None:
@@ -134,13 +166,14 @@ def _adjust(logits: Tensor, request: Request) -> None:
 
 
 def _candidates(scaled: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor | None]:
-    """Weights [rows, candidates] of the tokens that may be drawn, and their ids.
+    """Weights [rows, candidates] of the tokens that may be drawn, and their ids. Either all rows
+    are filtered or none is.
 
     No ids means that candidate i is token i. The filters apply in the order top-k, top-p, min-p,
     each to what the one before leaves; the weights need not sum to one.
     """
     vocab = scaled.shape[1]
-    if not any(p.top_k or p.top_p < 1 or p.min_p for p in params):
+    if not _is_filtered(params[0]):
         return scaled.softmax(-1), None
     top_k = _column([p.top_k or vocab for p in params], scaled)
     top_p = _column([p.top_p for p in params], scaled)

@@ -39,12 +39,12 @@ def plain(query: Tensor, key: Tensor, value: Tensor, variant: Variant) -> Tensor
     return output
 
 
-def chunk(name: str, start: int, end: int, blocks: list[int]) -> Chunk:
+def chunk(name: str, start: int, end: int, blocks: list[int], *, is_sampled: bool = True) -> Chunk:
     made = Request(
         name, [0] * end, SamplingParams(max_new_tokens=1), max_length=64, block_size=BLOCK
     )
     made.block_ids = array("i", blocks)
-    return Chunk(made, start, end)
+    return Chunk(made, start, end, is_sampled)
 
 
 CHUNKS = (
@@ -71,7 +71,7 @@ def fill(chunks: tuple[Chunk, ...], k_dim: int, v_dim: int) -> tuple[Any, ...]:
     full: list[tuple[Tensor, Tensor]] = []
     for made in chunks:
         key, value = torch.randn(made.end, 2, k_dim), torch.randn(made.end, 2, v_dim)
-        whole = build_inputs([Chunk(made.request, 0, made.end)], BLOCK, CPU).metadata
+        whole = build_inputs([Chunk(made.request, 0, made.end, True)], BLOCK, CPU).metadata
         reference.write_kv(key, value, keys, values, whole.slots)
         full.append((key, value))
     query = torch.randn(6, sum(made.num_tokens for made in chunks), k_dim).transpose(0, 1)
@@ -115,8 +115,7 @@ def test_half_precision_stays_close_to_float32() -> None:
 
 
 def test_inputs_lay_chunks_in_a_row_with_positions_slots_and_sampled_rows() -> None:
-    chunks = (CHUNKS[0], chunk("part", 4, 6, [2, 8]))
-    chunks[1].request.token_ids.append(5)
+    chunks = (CHUNKS[0], chunk("part", 4, 6, [2, 8], is_sampled=False))
     inputs = build_inputs(chunks, BLOCK, CPU)
     assert inputs.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 6, 4, 5]]
     assert inputs.metadata.slots.tolist() == [12, 13, 14, 15, 16, 17, 18, 32, 33]
@@ -128,6 +127,5 @@ def test_inputs_lay_chunks_in_a_row_with_positions_slots_and_sampled_rows() -> N
 
 
 def test_a_step_that_ends_no_request_samples_no_row() -> None:
-    part = chunk("part", 0, 4, [2])
-    part.request.token_ids.append(5)
+    part = chunk("part", 0, 4, [2], is_sampled=False)
     assert build_inputs([part], BLOCK, CPU).logit_rows.tolist() == []

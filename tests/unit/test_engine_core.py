@@ -10,11 +10,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from engine.core.loop import Connection, Loop
+from engine.core.loop import Connection, Loop, Results
 from engine.core.messages import (
     Abort,
     Failed,
@@ -28,7 +29,7 @@ from engine.core.messages import (
 )
 from engine.core.scheduler import Batch, Sampled, Scheduler
 from engine.worker.runner import Runner
-from tests.unit.tiny_models import TinyEngine, generate, prompts, tiny_model
+from tests.unit.tiny_models import TinyEngine, drain, generate, prompts, tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -47,7 +48,7 @@ class Client:
 
     def messages(self) -> Iterator[Message]:
         while not self.connection.is_closed:
-            yield from self.connection.receive(wait=True)
+            yield from self.connection.receive(None)
 
     def answers(self, names: set[str]) -> dict[str, list[int]]:
         """Read until these requests have ended; failed ones get no tokens."""
@@ -72,30 +73,44 @@ class Client:
         raise AssertionError("the core closed the socket")
 
 
+class Fails:
+    def wait(self) -> Sequence[Sampled]:
+        raise RuntimeError("out of memory")
+
+
 class FailsOnce:
     """A runner whose second step raises, as a step that meets a full device would."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, is_asynchronous: bool) -> None:
         self.runner = runner
+        self.is_asynchronous = is_asynchronous
         self.steps = 0
 
-    def run(self, batch: Batch) -> Sequence[Sampled]:
+    def admit(self, sampling: SamplingParams) -> None:
+        self.runner.admit(sampling)
+
+    def launch(self, batch: Batch) -> Results:
         self.steps += 1
-        if self.steps == 2:
-            raise RuntimeError("out of memory")
-        return self.runner.run(batch)
+        if self.steps != 2:
+            return self.runner.launch(batch)
+        if self.is_asynchronous:
+            return Fails()
+        raise RuntimeError("out of memory")
 
 
 class Core:
-    """A loop in a thread around a tiny model."""
+    """A loop in a thread around a tiny model. runs_ahead: as on a GPU, the next step is launched
+    before the last one's results are taken in."""
 
-    def __init__(self, *, fails: bool = False) -> None:
+    def __init__(self, *, fails: bool = False, runs_ahead: bool = False) -> None:
         self.model = tiny_model("llama")
         self.scheduler: Scheduler
         self.scheduler, runner = TinyEngine(self.model).start(budget=16)
         ours, theirs = socket.socketpair()
         self.client = Client(ours)
-        loop = Loop(Connection(theirs), self.scheduler, FailsOnce(runner) if fails else runner)
+        runner.is_asynchronous = runs_ahead
+        self.runner = FailsOnce(runner, is_asynchronous=runs_ahead) if fails else runner
+        loop = Loop(Connection(theirs), self.scheduler, self.runner)
         self.thread = threading.Thread(target=self._run, args=(loop, theirs))
         self.thread.start()
 
@@ -109,9 +124,9 @@ class Core:
         assert not self.thread.is_alive()
 
 
-@pytest.fixture
-def core() -> Iterator[Core]:
-    made = Core()
+@pytest.fixture(params=[False, True], ids=["one by one", "running ahead"])
+def core(request: pytest.FixtureRequest) -> Iterator[Core]:
+    made = Core(runs_ahead=request.param)
     yield made
     made.close()
 
@@ -148,8 +163,9 @@ def test_an_aborted_request_is_gone_at_the_next_step_and_its_blocks_are_free(cor
     assert idle.stats.generated_tokens < 60
 
 
-def test_a_step_that_raises_fails_its_requests_and_the_core_goes_on() -> None:
-    core = Core(fails=True)
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_a_step_that_raises_fails_its_requests_and_the_core_goes_on(runs_ahead: bool) -> None:
+    core = Core(fails=True, runs_ahead=runs_ahead)
     core.client.submit("unlucky", [1, 2, 3])
     failed = next(m for m in core.client.messages() if isinstance(m, Failed))
     assert (failed.request_id, failed.kind) == ("unlucky", "internal")
@@ -157,6 +173,34 @@ def test_a_step_that_raises_fails_its_requests_and_the_core_goes_on() -> None:
     core.client.submit("lucky", [1, 2, 3])
     assert len(core.client.answers({"lucky"})["lucky"]) == 4
     core.close()
+
+
+def test_requests_that_need_their_tokens_on_the_host_are_mixed_with_those_that_run_ahead(
+    core: Core,
+) -> None:
+    asked = dict(zip("abcd", prompts(5, 23, 14, 9), strict=True))
+    wishes: dict[str, dict[str, Any]] = {
+        "a": {"temperature": 0.0, "repetition_penalty": 1.5},
+        "b": {"temperature": 1.0, "seed": 7},
+        "c": {"temperature": 0.0},
+        "d": {"temperature": 1.0, "seed": 8, "logprobs": 2, "top_p": 0.8},
+    }
+    alone, runner = TinyEngine(tiny_model("llama")).start()
+    for name, prompt in asked.items():
+        sampling = SamplingParams(max_new_tokens=12, **wishes[name])
+        alone.submit(name, prompt, sampling)
+        core.client.connection.send(Submit(name, prompt, sampling))
+    assert core.client.answers(set(asked)) == drain(alone, runner)
+
+
+def test_a_request_whose_time_is_over_gets_an_error_and_frees_its_blocks(core: Core) -> None:
+    sampling = SamplingParams(max_new_tokens=60, temperature=0.0)
+    core.client.connection.send(Submit("late", [1, 2, 3], sampling, timeout_s=0.0))
+    messages = core.client.messages()
+    failed = next(m for m in messages if isinstance(m, Failed))
+    assert (failed.request_id, failed.kind) == ("late", "timeout")
+    idle = next(m for m in messages if isinstance(m, Step))
+    assert (idle.stats.expired, idle.stats.running, idle.stats.blocks_used) == (1, 0, 0)
 
 
 def test_the_loop_ends_when_the_other_side_closes_while_it_computes(core: Core) -> None:

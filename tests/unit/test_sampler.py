@@ -32,7 +32,7 @@ def draw(logits: Tensor, count: int = 4000, **options: Any) -> Counter[int]:
     """How often each token comes when one row is drawn `count` times."""
     requests = [request(seed=number, **options) for number in range(count)]
     tokens = Sampler(0).sample(logits.expand(count, -1).clone(), requests)
-    return Counter(sampled.token_id for sampled in tokens)
+    return Counter(s.token_id for s in tokens if s.token_id is not None)
 
 
 def random_logits(rows: int, vocab: int = VOCAB) -> Tensor:
@@ -128,7 +128,7 @@ def test_a_seeds_next_token_is_drawn_with_another_number() -> None:
 def test_requests_without_a_seed_differ_by_their_id_and_by_the_engines_seed() -> None:
     logits = torch.zeros(1, 10_000)
 
-    def token(name: str, seed: int) -> int:
+    def token(name: str, seed: int) -> int | None:
         return Sampler(seed).sample(logits.clone(), [request(name)])[0].token_id
 
     assert token("a", 0) == token("a", 0)
@@ -159,6 +159,16 @@ def test_the_largest_number_never_points_behind_the_last_candidate(
 ) -> None:
     monkeypatch.setattr(Sampler, "_uniform", lambda *_: 1 - 2**-53)
     logits = random_logits(1)
-    assert Sampler(0).sample(logits, [request()])[0].token_id < VOCAB
+    assert Sampler(0).sample(logits, [request()])[0].token_id in range(VOCAB)
     kept = Sampler(0).sample(row(0.5, 0.3, 0.15, 0.05).log(), [request(top_p=0.6)])
     assert kept[0].token_id in (0, 1)
+
+
+def test_a_seeded_token_is_the_same_beside_requests_that_filter() -> None:
+    logits = torch.randn(2, VOCAB, generator=torch.Generator().manual_seed(3))
+    for seed in range(20):
+        plain = request("plain", temperature=1.0, seed=seed)
+        filtered = request("filtered", temperature=1.0, top_p=0.9, seed=seed)
+        alone = Sampler(0).sample(logits[:1].clone(), [plain])
+        together = Sampler(0).sample(logits.clone(), [plain, filtered])
+        assert together[0] == alone[0]
