@@ -1,4 +1,4 @@
-"""The routes: OpenAI's API, /health and /metrics, as one ASGI application.
+"""The routes of `operations`, as one ASGI application.
 
     request ─► Gate (request id, key, time, log, errors) ─► Starlette's router ─► a handler
 
@@ -22,6 +22,8 @@ from engine.api.errors import ApiError
 from engine.api.gate import Gate, read_body
 from engine.api.generation import Generation, Piece, Receive, Work
 from engine.api.health import Health
+from engine.api.openapi import document
+from engine.api.operations import OPERATIONS
 from engine.api.protocol import (
     MAX_CHOICES,
     MAX_INPUTS,
@@ -45,25 +47,15 @@ from engine.metrics import CONTENT_TYPE
 def build_app(state: EngineState, health: Health | None = None) -> Gate:
     """The application for one engine."""
     routes = Routes(state, health or Health(state))
-    router = Router(
-        [
-            Route("/health", routes.health, methods=["GET"]),
-            Route("/metrics", routes.metrics, methods=["GET"]),
-            Route("/v1/models", routes.models, methods=["GET"]),
-            Route("/v1/models/{name:path}", routes.model, methods=["GET"]),
-            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
-            Route("/v1/completions", routes.completions, methods=["POST"]),
-            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
-            Route("/tokenize", routes.tokenize, methods=["POST"]),
-            Route("/detokenize", routes.detokenize, methods=["POST"]),
-        ],
-        redirect_slashes=False,
-    )
-    return Gate(router, state)
+    table = [
+        Route(operation.path, getattr(routes, operation.handler), methods=[operation.method])
+        for operation in OPERATIONS
+    ]
+    return Gate(Router(table, redirect_slashes=False), state)
 
 
 class Routes:
-    """One method a route."""
+    """One method a route: the handlers that `operations` names."""
 
     def __init__(self, state: EngineState, health: Health) -> None:
         self._state = state
@@ -75,6 +67,9 @@ class Routes:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._state.metrics.render(), media_type=CONTENT_TYPE)
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(document())
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model_card()]})

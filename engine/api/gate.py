@@ -14,7 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from engine import logs
@@ -36,7 +36,7 @@ class Gate:
     """Wraps the routes."""
 
     def __init__(self, app: ASGIApp, state: EngineState) -> None:
-        self._app = app
+        self.app = app
         self._state = state
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -51,7 +51,7 @@ class Gate:
             try:
                 if scope["path"] != "/health":
                     self._state.keys.check(headers.get("authorization", ""))
-                await self._app(scope, receive, answer)
+                await self.app(scope, receive, answer)
             except Exception as error:  # noqa: BLE001  the one place where HTTP answers for errors
                 await self._answer_error(error, answer, scope, receive)
             self._finish(scope, answer.status, time.perf_counter() - started)
@@ -59,6 +59,9 @@ class Gate:
     async def _answer_error(
         self, error: Exception, answer: _Sender, scope: dict[str, Any], receive: Receive
     ) -> None:
+        if scope["method"] == "OPTIONS" and (allowed := _allowed(error)):
+            await Response(status_code=204, headers={"allow": allowed})(scope, receive, answer)
+            return
         refusal = _as_api_error(error, scope)
         if refusal.status >= 500:
             is_known = isinstance(error, ApiError | EngineError)
@@ -108,6 +111,14 @@ def _as_api_error(error: Exception, scope: dict[str, Any]) -> ApiError:
     if isinstance(error, ClientDisconnect):
         return ApiError(CLIENT_GONE, "The client closed the connection.")
     return ApiError(500, "The engine made an error; its log tells more.", type=SERVER_ERROR)
+
+
+def _allowed(error: Exception) -> str:
+    """The methods of a path, as the router's refusal of another method lists them, else nothing."""
+    if not isinstance(error, HTTPException) or error.status_code != 405:
+        return ""
+    methods = (error.headers or {}).get("Allow", "").split(", ")
+    return ", ".join(sorted({*methods, "OPTIONS"}))
 
 
 def _as_refusal(error: HTTPException, scope: dict[str, Any]) -> ApiError:

@@ -167,7 +167,7 @@ class DetokenizeRequest(Body):
     tokens: list[Annotated[int, Field(ge=0)]]
 
 
-_NOTHING: dict[str, tuple[Any, ...]] = {
+IDLE_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "dimensions": (),
@@ -213,7 +213,7 @@ def parse(kind: type[SomeBody], raw: bytes) -> SomeBody:
 
 
 def _is_idle(name: str, value: Any) -> bool:
-    return any(value == idle and type(value) is type(idle) for idle in _NOTHING.get(name, ()))
+    return any(value == idle and type(value) is type(idle) for idle in IDLE_VALUES.get(name, ()))
 
 
 def _refusal(kind: type[Body], errors: list[ErrorDetails]) -> ApiError:
@@ -236,7 +236,7 @@ def _refusal(kind: type[Body], errors: list[ErrorDetails]) -> ApiError:
 
 
 def _refused_field(kind: type[Body], param: str, *, top_level: bool) -> ApiError:
-    if not top_level or param in _NOTHING:
+    if not top_level or param in IDLE_VALUES:
         return ApiError(
             400,
             f"{param} is not supported by this engine.",

@@ -266,8 +266,9 @@ class Harness:
         self.link = CoreLink()
         self.state = EngineState(self._config, Replicas([self.link]), self._keys, self._vocabulary)
         health = Health(self.state, deadline_s=self._deadline_s)
+        self.app = build_app(self.state, health)
         config = uvicorn.Config(
-            build_app(self.state, health),
+            self.app,
             log_config=None,
             lifespan="off",
             ws="none",

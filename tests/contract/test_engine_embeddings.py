@@ -14,6 +14,7 @@ import pytest
 
 from engine.api.chat import Vocabulary
 from engine.api.embedding import pooling_of
+from engine.api.shapes import Embeddings
 from engine.errors import RequestError
 from tests.contract.fake_core import Harness, openai_client
 from tests.contract.tiny_tokenizer import save_folder
@@ -48,6 +49,8 @@ def test_numbers_and_base64_are_the_same_vector(embedder: Harness) -> None:
             http.post("/v1/embeddings", json={"input": [72, 101], "encoding_format": kind}).json()
             for kind in ("float", "base64")
         ]
+    for kind in kinds:
+        assert Embeddings.model_validate(kind).model_dump(exclude_unset=True) == kind
     numbers, text = (kind["data"][0]["embedding"] for kind in kinds)
     assert list(struct.unpack("<3f", base64.b64decode(text))) == numbers
 
