@@ -262,6 +262,29 @@ class EngineConfig(Options):
         "Which replica answers: in turn, the least loaded, or the one that knows the prompt",
         choices=("round_robin", "least_loaded", "prefix_aware"),
     )
+    tool_parser: str = option(
+        "auto",
+        "How the model writes tool calls; auto: as its chat template shows, and models whose "
+        "template knows no tools are told to write them as hermes does",
+        choices=(
+            "auto",
+            "none",
+            "deepseek-v3",
+            "deepseek-v3.1",
+            "glm4",
+            "glm4.5",
+            "hermes",
+            "llama3-json",
+            "mistral",
+            "mistral-named",
+            "qwen3-coder",
+        ),
+    )
+    reasoning_parser: str = option(
+        "auto",
+        "The markers around the model's thoughts; auto: as its chat template shows",
+        choices=("auto", "none", "deepseek-r1", "glm4.5", "mistral", "qwen3", "seed-oss"),
+    )
     seed: int = option(0, "Seed for requests that bring none", lo=0)
     log_level: str = option(
         "info", "Least level that is logged", choices=("debug", "info", "warning", "error")

@@ -67,7 +67,7 @@ class Compiler(Protocol):
 
 def json_schema_grammar(schema: Mapping[str, Any]) -> str:
     """Exactly one JSON value that the schema allows, its properties in the schema's order."""
-    return "start: " + json_rule(schema)
+    return "start: value\nvalue: " + json_rule(schema)
 
 
 def json_object_grammar() -> str:
@@ -95,6 +95,17 @@ def _refuse_large_numbers(value: Any) -> None:
 def literal(text: str) -> str:
     """A text as it stands in a rule."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def fixed_text(text: str, special_ids: Mapping[str, int]) -> str:
+    """Fixed text as a rule's right side: special tokens by their id, all else as it stands."""
+    names = "|".join(map(re.escape, sorted(special_ids, key=len, reverse=True)))
+    pieces = [piece for piece in re.split(f"({names})", text) if piece] if names else [text]
+    return " ".join(
+        f"<[{special_ids[piece]}]>" if piece in special_ids else literal(piece)
+        for piece in pieces
+        if piece
+    )
 
 
 def check(grammar: str, *, param: str) -> None:

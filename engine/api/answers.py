@@ -10,10 +10,13 @@ import json
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from engine.api.chat import Vocabulary
+from engine.api.deltas import Deltas, whole_message
 from engine.api.generation import Piece, TokenLogprob
+from engine.api.reader import AnswerReader
 
 DONE = b"data: [DONE]\n\n"
 
@@ -77,17 +80,48 @@ class ChatFormat(AnswerFormat):
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
+    def __init__(
+        self,
+        model: str,
+        vocabulary: Vocabulary,
+        *,
+        usage_in_stream: bool,
+        make_reader: Callable[[], AnswerReader] | None = None,
+    ) -> None:
+        """make_reader: where an answer's text is more than content, takes one apart."""
+        super().__init__(model, vocabulary, usage_in_stream=usage_in_stream)
+        self._make_reader = make_reader
+        self._deltas: dict[int, Deltas] = {}
+
     def _chunk_choices(self, piece: Piece) -> list[bytes]:
         index = b'{"index":%d,"delta":' % piece.choice
         choices: list[bytes] = []
         if piece.choice not in self._begun:
             delta = b'{"role":"assistant","content":""},"finish_reason":null}'
             choices.append(index + delta)
-        if piece.text or piece.logprobs:
+        reason = piece.finish_reason
+        if self._make_reader:
+            choices += self._read_choices(index, piece)
+            reason = self._deltas_of(piece.choice).reason(reason)
+        elif piece.text or piece.logprobs:
             choices.append(index + b'{"content":' + dumps(piece.text) + b"}" + self._rest(piece))
-        if piece.finish_reason:
-            choices.append(index + b'{},"finish_reason":"%b"}' % piece.finish_reason.encode())
+        if reason:
+            choices.append(index + b'{},"finish_reason":"%b"}' % reason.encode())
         return choices
+
+    def _read_choices(self, index: bytes, piece: Piece) -> list[bytes]:
+        """A chunk for each part; the log probabilities come with the first."""
+        deltas = self._deltas_of(piece.choice).push(piece)
+        if not deltas and piece.logprobs:
+            deltas = [{"content": ""}]
+        rests = [self._rest(piece), *[b',"finish_reason":null}'] * len(deltas)]
+        return [index + dumps(d) + rest for d, rest in zip(deltas, rests, strict=False)]
+
+    def _deltas_of(self, choice: int) -> Deltas:
+        if choice not in self._deltas:
+            assert self._make_reader
+            self._deltas[choice] = Deltas(self._make_reader())
+        return self._deltas[choice]
 
     def _rest(self, piece: Piece) -> bytes:
         if piece.logprobs is None:
@@ -112,16 +146,21 @@ class ChatFormat(AnswerFormat):
 
     def _whole_choice(self, index: int, pieces: list[Piece]) -> dict[str, Any]:
         logprobs = _all_logprobs(pieces)
+        message, reason = self._message(index, pieces)
         return {
             "index": index,
-            "message": {
-                "role": "assistant",
-                "content": "".join(piece.text for piece in pieces),
-                "refusal": None,
-            },
+            "message": {"role": "assistant", "refusal": None, **message},
             "logprobs": None if logprobs is None else self._logprobs(logprobs),
-            "finish_reason": pieces[-1].finish_reason,
+            "finish_reason": reason,
         }
+
+    def _message(self, index: int, pieces: list[Piece]) -> tuple[dict[str, Any], str | None]:
+        """What the message says, and why it ended."""
+        if self._make_reader is None:
+            return {"content": "".join(p.text for p in pieces)}, pieces[-1].finish_reason
+        deltas = self._deltas_of(index)
+        message = whole_message([delta for piece in pieces for delta in deltas.push(piece)])
+        return message, deltas.reason(pieces[-1].finish_reason)
 
 
 class CompletionFormat(AnswerFormat):

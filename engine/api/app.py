@@ -8,7 +8,10 @@ stands alone: Starlette's own middlewares would answer errors in another shape f
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,6 +20,7 @@ from starlette.routing import Route, Router
 
 from engine.api import embedding
 from engine.api.answers import AnswerFormat, ChatFormat, CompletionFormat
+from engine.api.asked import asked_of
 from engine.api.chat import Vocabulary
 from engine.api.errors import ApiError
 from engine.api.gate import Gate, read_body
@@ -54,6 +58,10 @@ def build_app(state: EngineState, health: Health | None = None) -> Gate:
     return Gate(Router(table, redirect_slashes=False), state)
 
 
+_PROMPT_END_TOKENS = 12
+"""Enough to see whether the prompt opens or closes thoughts."""
+
+
 class Routes:
     """One method a route: the handlers that `operations` names."""
 
@@ -85,7 +93,8 @@ class Routes:
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "Send either prompt or messages.", param="prompt")
         if body.messages is not None:
-            ids = await chat_ids(vocabulary, body.messages, {})
+            messages = [message.as_template_value() for message in body.messages]
+            ids = await chat_ids(vocabulary, messages, {})
         else:
             ids = await text_ids(vocabulary, body.prompt or "")
         limit = self._state.max_seq_length
@@ -103,9 +112,15 @@ class Routes:
         body = parse(ChatRequest, await _timed_body(request, stages))
         self._check_model(body.model)
         vocabulary = self._require_generating()
+        asked = asked_of(body, self._state.dialect)
         with stages.tokenizing():
-            ids = await chat_ids(vocabulary, body.messages, body.chat_template_kwargs)
-        return self._answer(body, ChatFormat, [ids], vocabulary, request, stages)
+            messages, tools = asked.messages(body)
+            ids = await chat_ids(vocabulary, messages, body.chat_template_kwargs, tools)
+            prompt_end = vocabulary.text_of(ids[-_PROMPT_END_TOKENS:])
+        kind = partial(ChatFormat, make_reader=asked.reader(prompt_end))
+        kept = vocabulary.keeping(asked.markers)
+        grammar = await asyncio.to_thread(asked.grammar, prompt_end) if asked.is_bound else None
+        return self._answer(body, kind, [ids], kept, request, stages, grammar=grammar)
 
     async def completions(self, request: Request) -> Any:
         stages = Stages()
@@ -163,12 +178,13 @@ class Routes:
     def _answer(
         self,
         body: GenerationRequest,
-        kind: type[AnswerFormat],
+        kind: Callable[..., AnswerFormat],
         prompts: list[list[int]],
         vocabulary: Vocabulary,
         request: Request,
         stages: Stages,
         echoes: list[str] | None = None,
+        grammar: str | None = None,
     ) -> Answer:
         """Everything is checked before anything is submitted."""
         limit = self._state.max_seq_length
@@ -177,7 +193,11 @@ class Routes:
             room = room_for(body, num_prompt_tokens=len(ids), max_seq_length=limit)
             for choice in range(body.n):
                 params = sampling_params(
-                    body, vocabulary, max_new_tokens=max(1, room), choice=choice
+                    body,
+                    vocabulary,
+                    max_new_tokens=max(1, room),
+                    choice=choice,
+                    grammar=grammar,
                 )
                 works.append(Work(ids, params, echo, wants_answer=room > 0))
         request_id = request.scope["request_id"]

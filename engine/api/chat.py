@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,33 @@ class Vocabulary:
         """A plain text with the model's own begin token, if it has one."""
         return self.tokenizer(text)["input_ids"]
 
+    @property
+    def template_text(self) -> str:
+        """The chat template's source; all of them where the model has several."""
+        template = self.tokenizer.chat_template or ""
+        return template if isinstance(template, str) else "\n".join(template.values())
+
+    def special_ids(self) -> dict[str, int]:
+        """Special tokens by their text."""
+        added = self.tokenizer.added_tokens_decoder
+        return {token.content: token_id for token_id, token in added.items() if token.special}
+
+    def keeping(self, texts: Collection[str]) -> Vocabulary:
+        """The same, but its text keeps these special tokens."""
+        if not texts:
+            return self
+        dropped = {i for text, i in self.special_ids().items() if text not in texts}
+
+        def decode(ids: list[int]) -> str:
+            return self.text_of([i for i in ids if i not in dropped])
+
+        return replace(self, decode=decode)
+
     def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], template_values: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_values: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """A conversation up to where the assistant begins.
 
@@ -65,15 +90,26 @@ class Vocabulary:
             raise RequestError(
                 f"chat_template_kwargs cannot set {', '.join(taken)}.", param="chat_template_kwargs"
             )
+        values = {**template_values, **({"tools": list(tools)} if tools else {})}
         try:
-            text = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True, **template_values
-            )
+            text = self._render(messages, values)
         except (TemplateError, TypeError, ValueError) as error:
             raise RequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> str:
+        """Some templates (DeepSeek's) add a call's arguments to a text, and so need them as one."""
+        render = partial(
+            self.tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, **values
+        )
+        try:
+            return render(list(messages))
+        except TypeError:
+            if not any("tool_calls" in message for message in messages):
+                raise
+            return render([_with_text_arguments(message) for message in messages])
 
     def text_of(self, token_ids: list[int]) -> str:
         """The text of tokens, special ones too."""
@@ -100,6 +136,19 @@ class Vocabulary:
         if all(char in _BYTE_OF_CHAR for char in token):
             return bytes(_BYTE_OF_CHAR[char] for char in token)
         return text.encode()
+
+
+def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _as_text(call["function"])}}
+        for call in message.get("tool_calls", [])
+    ]
+    return {**message, **({"tool_calls": calls} if calls else {})}
+
+
+def _as_text(function: Mapping[str, Any]) -> str:
+    arguments = function["arguments"]
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _byte_of_char() -> dict[str, int]:

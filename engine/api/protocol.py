@@ -9,9 +9,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
+from engine.api.conversation import (
+    Body,
+    ChatMessage,
+    ChosenTool,
+    ResponseFormat,
+    Tool,
+)
 from engine.api.errors import ApiError
 
 MAX_CHOICES = 128
@@ -23,10 +30,6 @@ StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = StopString | Annotated[list[StopString], Field(max_length=16)]
 Logprobs = Annotated[int, Field(ge=0, le=20)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class StreamOptions(Body):
@@ -49,8 +52,8 @@ class GenerationRequest(Body):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: Stops = []
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
+    stop: Stops = Field([])
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({})
     ignore_eos: bool = False
     user: str | None = None
 
@@ -77,28 +80,16 @@ class GenerationRequest(Body):
         return None
 
 
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def as_template_value(self) -> dict[str, str]:
-        parts = self.content
-        text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
 class ChatRequest(GenerationRequest):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool = False
     top_logprobs: Logprobs | None = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field({})
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def token_limit(self) -> int | None:
@@ -177,18 +168,14 @@ IDLE_VALUES: dict[str, tuple[Any, ...]] = {
     "metadata": ({},),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
     "prompt_cache_key": (),
     "prompt_cache_retention": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "safety_identifier": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -257,6 +244,6 @@ def _param(loc: tuple[int | str, ...]) -> str:
     for part in loc:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part.isidentifier() and part not in ("str", "int", "TextPart"):
+        elif part.isidentifier() and part not in ("str", "int", "TextPart", "ChosenTool"):
             text += f".{part}" if text else part
     return text or "body"

@@ -6,10 +6,12 @@ open them already, or close them at once when thinking is switched off.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from engine.api.text import overlap
+from engine.structured import fixed_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +104,20 @@ class ReasoningSplitter:
             text = text.lstrip()
             self._is_begun = bool(text)
         return text
+
+
+def after_thoughts(
+    grammar: str, row: ReasoningFormat, start: Start, special_ids: Mapping[str, int]
+) -> str:
+    """A grammar for the answer alone becomes one for thoughts and answer."""
+    if start is Start.AFTER:
+        return grammar
+    begin, end = fixed_text(row.begin, special_ids), fixed_text(row.end, special_ids)
+    thoughts = "/(?s:.*)/"
+    if row.end in special_ids:
+        rules = f"thoughts: thought_text {end} gap\nthought_text: {thoughts}"
+    else:
+        rules = f"thoughts: thought_text gap\nthought_text[suffix={end}]: {thoughts}"
+    rules += "\ngap: /\\n{0,2}/"
+    before = "thoughts" if start is Start.INSIDE else f"({begin} thoughts)?"
+    return grammar.replace("start:", f"start: {before}", 1) + "\n" + rules

@@ -13,7 +13,12 @@ from engine.errors import ContextLengthExceeded, RequestError
 
 
 def sampling_params(
-    request: GenerationRequest, vocabulary: Vocabulary, *, max_new_tokens: int, choice: int
+    request: GenerationRequest,
+    vocabulary: Vocabulary,
+    *,
+    max_new_tokens: int,
+    choice: int,
+    grammar: str | None = None,
 ) -> SamplingParams:
     """The parameters of one choice. Raises RequestError for a bias on a token that is not there."""
     defaults = vocabulary.sampling_defaults
@@ -35,6 +40,7 @@ def sampling_params(
         stop_token_ids=() if request.ignore_eos else vocabulary.stop_ids,
         logit_bias=_logit_bias(request, vocabulary),
         logprobs=request.num_logprobs,
+        grammar=grammar,
         prompt_logprobs=request.num_prompt_logprobs,
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.api.chat import Vocabulary
 from engine.api.core_link import Phase
+from engine.api.dialect import Dialect, dialect_of
 from engine.api.embedding import pooling_of
 from engine.api.errors import engine_unavailable
 from engine.api.keys import Keys
@@ -46,6 +47,11 @@ class EngineState:
             return None
         said = pooling_of(Path(self.config.model_path))
         return said or ("last" if self.config.task == "embed" else None)
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model calls tools and thinks; read once the tokenizer is there."""
+        return dialect_of(self.require_vocabulary(), self.config)
 
     @property
     def phase(self) -> Phase:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.api.chat import Vocabulary
-from engine.api.protocol import ChatMessage
 from engine.errors import RequestError
 
 _LONG = 8192
@@ -41,12 +40,14 @@ def check_ids(vocabulary: Vocabulary, token_ids: Sequence[int], *, param: str) -
 
 
 async def chat_ids(
-    vocabulary: Vocabulary, messages: Sequence[ChatMessage], template_values: Mapping[str, Any]
+    vocabulary: Vocabulary,
+    messages: Sequence[Mapping[str, Any]],
+    template_values: Mapping[str, Any],
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """A conversation through the model's template. Raises RequestError."""
-    values = [message.as_template_value() for message in messages]
-    length = sum(len(value["content"]) for value in values)
-    return await _run(length, lambda: vocabulary.encode_chat(values, template_values))
+    length = sum(len(message["content"]) for message in messages) + len(tools) * 500
+    return await _run(length, lambda: vocabulary.encode_chat(messages, template_values, tools))
 
 
 async def _run(length: int, encode: Callable[[], list[int]]) -> list[int]:

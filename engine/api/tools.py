@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from engine.structured import GrammarError, json_rule, literal
+from engine.structured import GrammarError, fixed_text, json_rule, literal
+
+Fixed = Callable[[str], str]
+"""Fixed text as a rule's right side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,25 +168,23 @@ def calls_grammar(
     *,
     is_single: bool,
     special_ids: Mapping[str, int],
-    before: str = "",
 ) -> str:
     """A grammar that allows calls of these functions and nothing else.
 
     special_ids: ids of special tokens by their text, which a grammar must name by id.
-    before: a rule's right side for what may stand before the calls, such as thoughts.
     """
-    fixed = _Fixed(special_ids)
+    fixed = partial(fixed_text, special_ids=special_ids)
     call = " | ".join(f"call_{i}" for i in range(len(functions)))
     rules = [_call_rules(row, f, i, fixed) for i, f in enumerate(functions)]
-    separator = fixed.text(row.separator)
-    opened, closed = fixed.text(row.begin + row.brackets[0]), fixed.text(row.brackets[1] + row.end)
+    separator = fixed(row.separator)
+    opened, closed = fixed(row.begin + row.brackets[0]), fixed(row.brackets[1] + row.end)
     unit = "call" if not row.is_unit else f"{opened} call {closed}"
     several = unit if is_single else f"{unit} ({separator} {unit})*"
     start = several if row.is_unit else f"{opened} {several} {closed}"
-    return "\n".join([f"start: {before} {start}", f"call: {call}", *rules])
+    return "\n".join([f"start: {start}", f"call: {call}", *rules])
 
 
-def _call_rules(row: ToolFormat, function: Function, index: int, fixed: _Fixed) -> str:
+def _call_rules(row: ToolFormat, function: Function, index: int, fixed: Fixed) -> str:
     parts: list[str] = []
     rules: list[str] = []
     for piece in re.split(r"(\{(?:object|name|arguments|pairs)\})", row.call):
@@ -201,7 +203,7 @@ def _call_rules(row: ToolFormat, function: Function, index: int, fixed: _Fixed) 
             case "{name}":
                 parts.append(literal(function.name))
             case _:
-                parts.append(fixed.text(piece))
+                parts.append(fixed(piece))
     return "\n".join([f"call_{index}: {' '.join(parts)}", *rules])
 
 
@@ -221,7 +223,7 @@ def _arguments(function: Function) -> list[tuple[str, Any, bool]]:
     return [(key, schema, key in required) for key, schema in properties.items()]
 
 
-def _pair_rules(row: ToolFormat, key: str, schema: Any, rule: str, fixed: _Fixed) -> list[str]:
+def _pair_rules(row: ToolFormat, key: str, schema: Any, rule: str, fixed: Fixed) -> list[str]:
     """Texts stand as they are, up to the next marker; all else is JSON."""
     before, after = row.pair.replace("{key}", key).split("{value}")
     schema = schema if isinstance(schema, dict) else {}
@@ -229,10 +231,10 @@ def _pair_rules(row: ToolFormat, key: str, schema: Any, rule: str, fixed: _Fixed
         value = " | ".join(literal(choice) for choice in schema["enum"])
     elif schema.get("type") == "string":
         text = f"text_{rule}[suffix={literal(after)}]: /(?s:.{_length(row, key, schema)})/"
-        return [f"{rule}: {fixed.text(before)} text_{rule}", text]
+        return [f"{rule}: {fixed(before)} text_{rule}", text]
     else:
         value = json_rule(schema)
-    pair = f"{rule}: {fixed.text(before)} value_{rule} {fixed.text(after)}"
+    pair = f"{rule}: {fixed(before)} value_{rule} {fixed(after)}"
     return [pair, f"value_{rule}: {value}"]
 
 
@@ -250,19 +252,6 @@ def _length(row: ToolFormat, key: str, schema: Mapping[str, Any]) -> str:
 
 def _is_texts(values: Any) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(v, str) for v in values)
-
-
-class _Fixed:
-    """Fixed text as a rule: special tokens by their id, all else as it stands."""
-
-    def __init__(self, special_ids: Mapping[str, int]) -> None:
-        self._ids = special_ids
-        names = "|".join(map(re.escape, sorted(special_ids, key=len, reverse=True)))
-        self._pattern = re.compile(f"({names})" if names else r"(?!)()")
-
-    def text(self, text: str) -> str:
-        pieces = [piece for piece in self._pattern.split(text) if piece]
-        return " ".join(f"<[{self._ids[p]}]>" if p in self._ids else literal(p) for p in pieces)
 
 
 def instructions(tools: Sequence[Mapping[str, Any]]) -> str:

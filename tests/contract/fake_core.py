@@ -63,7 +63,7 @@ ANSWER = "Paris — 巴黎 🗼."
 
 @dataclass
 class Script:
-    """What the fake core answers: the bytes of a text, then the end token.
+    """What the fake core answers: the bytes of a text (or these ids), then the end token.
 
     per_step: tokens of one step. step_s: time of a step. is_mute: takes requests, says nothing.
     fail: an error instead of an answer. hangs_after: tokens after which it says nothing more.
@@ -75,6 +75,7 @@ class Script:
     is_mute: bool = False
     fail: str | None = None
     hangs_after: int | None = None
+    ids: list[int] | None = None
 
 
 class FakeCore:
@@ -141,7 +142,7 @@ class FakeCore:
         if script.fail:
             self.send(Failed(submit.request_id, script.fail, f"scripted {script.fail}"))
             return
-        ids = [*script.text.encode(), EOS_ID]
+        ids = [*(script.ids or script.text.encode()), EOS_ID]
         ends = (
             EOS_ID in submit.sampling.stop_token_ids and len(ids) <= submit.sampling.max_new_tokens
         )
@@ -243,8 +244,8 @@ class Harness:
         self.loop.call_soon_threadsafe(lambda: (function(*arguments), done.set()))
         assert done.wait(5)
 
-    def make_ready(self) -> None:
-        self.call(self.core.send, READY)
+    def make_ready(self, max_seq_length: int = READY.max_seq_length) -> None:
+        self.call(self.core.send, replace(READY, max_seq_length=max_seq_length))
         self.until(lambda: self.link.ready is not None)
 
     def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:

@@ -210,7 +210,7 @@ def test_metrics_count_requests_and_tokens(http: httpx.Client) -> None:
     ("fields", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": 3}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
@@ -219,7 +219,7 @@ def test_metrics_count_requests_and_tokens(http: httpx.Client) -> None:
         ({"messages": []}, "messages"),
         ({"messages": "hello"}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0]"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "refuse me"}]}, "messages"),
         ({"stop": [""]}, "stop[0]"),
         ({"logit_bias": {"999": 1}}, "logit_bias"),
@@ -300,10 +300,8 @@ def test_unknown_paths_methods_and_models_have_openai_errors(http: httpx.Client)
 def test_the_official_client_sees_typed_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="gpt-9"):
         client.chat.completions.create(model="gpt-9", messages=USER)
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        client.chat.completions.create(
-            model="tiny", messages=USER, tools=[{"type": "function", "function": {"name": "f"}}]
-        )
+    with pytest.raises(openai.BadRequestError, match="store"):
+        client.chat.completions.create(model="tiny", messages=USER, store=True)
 
 
 # --- keys and ids ---------------------------------------------------------------------------------
