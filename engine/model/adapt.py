@@ -20,6 +20,7 @@ from engine.attention import op
 from engine.attention.metadata import Variant
 from engine.errors import ModelError, UnsupportedModel
 from engine.model.folder import Folder
+from engine.quant import checkpoint
 
 _PROBE_TOKENS = 4
 _KNOWN_LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -94,11 +95,13 @@ def read_config(folder: Folder) -> PreTrainedConfig:
             f"{path} does not describe a {name} model: {error}", fix="Download it again."
         ) from error
     assert isinstance(config, PreTrainedConfig), config
-    _check_config(config)
+    checkpoint.scheme_of(folder.config, config.model_type)
+    check_config(config)
     return config
 
 
-def _check_config(config: PreTrainedConfig) -> None:
+def check_config(config: PreTrainedConfig) -> None:
+    """Refuse what its configuration already tells. Raises UnsupportedModel."""
     name = config.model_type
     if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise _unsupported(name, "is not a text-generating model of transformers")
@@ -107,10 +110,6 @@ def _check_config(config: PreTrainedConfig) -> None:
         raise _unsupported(name, f"was trained as {', '.join(trained_as)}, not to continue text")
     if config.is_encoder_decoder:
         raise _unsupported(name, "is an encoder-decoder model")
-    quantization = getattr(config, "quantization_config", None)
-    if quantization:
-        method = dict(quantization).get("quant_method", "an unnamed method")
-        raise _unsupported(name, f"checkpoint is already quantized ({method})")
     others = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYER_TYPES
     if others:
         raise _unsupported(name, f"has layers of type {', '.join(sorted(others))}")

@@ -39,6 +39,7 @@ _NORM_PLACES: tuple[tuple[str | None, str | None, str | None, str | None], ...] 
         "post_mlp_layernorm",
     ),
     (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
+    ("input_layernorm", None, "pre_feedforward_layernorm", None),
 )
 _QK_NORM_NAMES = (
     ("q_norm", "k_norm"),
@@ -91,6 +92,8 @@ class FastBlock(nn.Module):
 class FastAttention(nn.Module):
     """q, k and v in one product; their norms and rotation on queries and keys side by side."""
 
+    head_weight: Tensor | None
+
     def __init__(
         self, attention: nn.Module, index: int, shape: LayerShape, variant: Variant
     ) -> None:
@@ -124,7 +127,7 @@ class FastAttention(nn.Module):
             if all(isinstance(getattr(attention, name, None), nn.Module) for name in names)
         ]
         self.q_norm, self.k_norm = found[0] if found else (None, None)
-        self.head_weight: Tensor | None = None
+        self.register_buffer("head_weight", None)
         if not found:
             return
         q_norm, k_norm = found[0]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.unit.architectures import CORE
 from tests.unit.tiny_models import (
-    ARCHITECTURES,
     TinyEngine,
     generate,
     greedy,
@@ -34,12 +34,13 @@ def full_float32() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_greedy_tokens_on_a_gpu_equal_transformers(name: str) -> None:
+@pytest.mark.parametrize("fast", [False, True], ids=["merge", "fast"])
+@pytest.mark.parametrize("name", CORE)
+def test_greedy_tokens_on_a_gpu_equal_transformers(name: str, fast: bool) -> None:
     model = tiny_model(name)
     asked = prompts(5, 23, 14)
     expected = [generate(model, prompt, COUNT) for prompt in asked]
-    engine = TinyEngine(model)
-    model.to("cuda")
+    torch.nn.Module.to(model, "cuda")
+    engine = TinyEngine(model, fast=fast)
     for way in WAYS:
         assert greedy(*engine.start(**way), asked, COUNT) == expected, way

@@ -1,7 +1,8 @@
 """The promise the engine stands on: its greedy tokens are transformers' own, however it batches.
 
-Each architecture is asked three prompts together, once for each way of cutting and storing them,
-and compared with `generate` on the same weights. Everything runs on one thread of a CPU.
+Each architecture is asked three prompts together and compared with `generate` on the same weights,
+twice: with merged siblings and with fast blocks. The core set is asked once for each way of cutting
+and storing the prompts, the others once. Everything runs on one thread of a CPU.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from engine.errors import UnsupportedModel
+from engine.model import adapt
+from tests.unit.architectures import CORE, OTHERS, REFUSED, tiny_config
 from tests.unit.tiny_models import (
-    ARCHITECTURES,
     TinyEngine,
     generate,
     greedy,
@@ -40,12 +43,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_greedy_tokens_equal_transformers_however_they_are_batched(name: str) -> None:
+@pytest.mark.parametrize("fast", [False, True], ids=["merge", "fast"])
+@pytest.mark.parametrize("name", CORE)
+def test_greedy_tokens_equal_transformers_however_they_are_batched(name: str, fast: bool) -> None:
     model = tiny_model(name)
     asked = prompts(*LENGTHS)
     expected = [generate(model, prompt, COUNT) for prompt in asked]
-    engine = TinyEngine(model)
+    engine = TinyEngine(model, fast=fast)
     for way in WAYS:
         assert greedy(*engine.start(**way), asked, COUNT) == expected, way
 
@@ -57,6 +61,37 @@ def test_greedy_tokens_equal_transformers_however_they_are_batched(name: str) ->
     scheduler, runner = engine.start(**PREEMPTING)
     assert greedy(scheduler, runner, asked, COUNT) == expected, "after preemption"
     assert scheduler.counters.preemptions > 0
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_many_more_architectures_equal_transformers_merged_and_fast(name: str) -> None:
+    model = tiny_model(name)
+    asked = prompts(*LENGTHS)
+    expected = [generate(model, prompt, COUNT) for prompt in asked]
+    merged = TinyEngine(model)
+    assert greedy(*merged.start(budget=11), asked, COUNT) == expected, "merged"
+    fast = TinyEngine(model, merge=False, fast=True)
+    assert greedy(*fast.start(budget=11), asked, COUNT) == expected, "fast"
+
+
+def test_at_least_sixty_architectures_are_compared() -> None:
+    assert len({*CORE, *OTHERS}) >= 60
+
+
+def check(name: str) -> None:
+    """What loading asks of a model before it is served."""
+    adapt.check_config(tiny_config(name))
+    model = tiny_model(name)
+    adapt.check_class(type(model), name)
+    adapt.adapt(model)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_engine_cannot_serve_is_refused_by_name_and_sent_to_vllm(name: str) -> None:
+    with pytest.raises(UnsupportedModel, match=REFUSED[name]) as caught:
+        check(name)
+    assert name in caught.value.message
+    assert "vLLM" in caught.value.fix
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "granite"])
