@@ -30,6 +30,7 @@ from engine.errors import ConfigError, ModelError, ModelTooLarge
 from engine.model import adapt
 from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
 from engine.model.folder import Folder, read_folder
+from engine.quant import checkpoint
 from engine.quant.linear import QuantizedLinear
 from engine.quant.replace import (
     FORMATS,
@@ -140,6 +141,7 @@ def _load_weights(
         dtype_plan=model._get_dtype_plan(dtype),
         weight_mapping=conversions,
     )
+    stored = checkpoint.scheme_of(folder.config, folder.config["model_type"])
     parts = _parts(folder)
     missing = set(model.state_dict())
     info: Any = None
@@ -147,6 +149,8 @@ def _load_weights(
         files = _open_files(folder, stack)
         for done, names in enumerate(parts, start=1):
             tensors = {name: files[folder.tensors[name]].get_slice(name) for name in names}
+            if stored:
+                tensors = stored.plain(tensors)
             info, _ = convert_and_load_state_dict_in_model(model, tensors, load_config)
             _refuse_misfits(info, folder)
             missing &= info.missing_keys

@@ -193,8 +193,8 @@ def test_a_model_that_was_not_trained_to_continue_text_is_refused(folder: Path) 
 
 
 def test_a_checkpoint_that_is_quantized_already_is_refused(folder: Path) -> None:
-    change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
-    assert "already quantized (gptq)" in refusal(folder).message
+    change_config(folder, quantization_config={"quant_method": "bitsandbytes"})
+    assert "already quantized (bitsandbytes)" in refusal(folder).message
 
 
 @pytest.mark.parametrize("name", ["bloom", "mpt"])
