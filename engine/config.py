@@ -236,6 +236,15 @@ class EngineConfig(Options):
     max_seq_length: int = option(4096, "Most tokens of one request, prompt and answer", lo=16)
     max_num_seqs: int = option(16, "Most requests computed together", lo=1, hi=1024)
     max_batch_tokens: int = option(1024, "Most tokens of one engine step", lo=16)
+    batch_wait_ms: float = option(
+        0.0, "How long an idle engine waits for more requests before its first step", lo=0, hi=10000
+    )
+    max_queue: int = option(
+        1024, "Most requests that wait beside those computed; more are told to come later", lo=0
+    )
+    request_timeout_s: float | None = option(
+        None, "Seconds after which a request ends with an error; default: never", lo=0.001
+    )
     block_size: int = option(64, "Tokens in one KV block", lo=1, hi=1024)
     kv_cache_gib: float | None = option(
         None, "Memory for the KV cache in GiB; default: what the limits above can use", lo=0.001

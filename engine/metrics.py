@@ -119,5 +119,7 @@ class _CoreFigures(Collector):
             ("prompt_tokens", "Prompt tokens of admitted requests", stats.prompt_tokens),
             ("prefix_cached_tokens", "Prompt tokens from the prefix cache", stats.cached_tokens),
             ("preemptions", "Requests set back for lack of KV blocks", stats.preemptions),
+            ("refused_requests", "Requests refused because too many wait", stats.refused),
+            ("expired_requests", "Requests that ran out of their time", stats.expired),
         ):
             yield CounterMetricFamily(f"autoglm_{name}", help_text, value=value)

@@ -39,7 +39,7 @@ from engine.api.protocol import (
     TokenizeRequest,
     parse,
 )
-from engine.api.sampling import room_after, room_for, sampling_params
+from engine.api.sampling import room_after, room_for, sampling_params, timeout_s
 from engine.api.stages import WANTED_BY, Stages
 from engine.api.state import EngineState
 from engine.api.stream import Send, send_stream
@@ -156,7 +156,15 @@ class Routes:
         params = SamplingParams(max_new_tokens=1, temperature=0.0, pooling=pooling)
         works = [Work(ids, params, wants_answer=False) for ids in prompts]
         link, request_id = self._state.link, request.scope["request_id"]
-        generation = Generation(link, vocabulary, works, (), request_id, stages=stages)
+        generation = Generation(
+            link,
+            vocabulary,
+            works,
+            (),
+            request_id,
+            stages=stages,
+            timeout_s=self._state.config.request_timeout_s,
+        )
         async with generation.while_wanted(request.receive):
             while generation.is_open:
                 await generation.next()
@@ -202,7 +210,14 @@ class Routes:
                 works.append(Work(ids, params, echo, wants_answer=room > 0))
         request_id = request.scope["request_id"]
         generation = Generation(
-            self._state.link, vocabulary, works, body.stops, request_id, stages=stages
+            self._state.link,
+            vocabulary,
+            works,
+            body.stops,
+            request_id,
+            stages=stages,
+            priority=body.priority,
+            timeout_s=timeout_s(body, self._state.config.request_timeout_s),
         )
         model = self._state.config.model_name
         answer = kind(model, vocabulary, usage_in_stream=body.include_usage)

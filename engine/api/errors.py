@@ -60,7 +60,15 @@ def engine_unavailable(phase: str, detail: str) -> ApiError:
 
 
 def request_failed(failed: Failed) -> ApiError:
-    """The core gave one request up: its own fault (400) or the engine's (500)."""
-    if failed.kind == "request":
-        return ApiError(400, failed.message)
+    """The core gave one request up: its own fault (400), too many of them (429), too slow for its
+    deadline (504) or the engine's fault (500)."""
+    match failed.kind:
+        case "request":
+            return ApiError(400, failed.message)
+        case "busy":
+            headers = {"retry-after": str(failed.retry_after_s or 1)}
+            kind, code = "rate_limit_error", "rate_limit_exceeded"
+            return ApiError(429, failed.message, type=kind, code=code, headers=headers)
+        case "timeout":
+            return ApiError(504, failed.message, type="timeout_error", code="deadline_exceeded")
     return ApiError(500, failed.message, type=SERVER_ERROR, code="internal_error")

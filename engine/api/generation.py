@@ -162,6 +162,8 @@ class Generation:
     request_id: str
     clock: Callable[[], float] = time.monotonic
     stages: Stages = field(default_factory=Stages)
+    priority: int = 0
+    timeout_s: float | None = None
     cached_tokens: int = 0
     timing: Timing = field(init=False)
     _mailbox: Mailbox = field(default_factory=Mailbox)
@@ -175,7 +177,10 @@ class Generation:
         for index, work in enumerate(self.works):
             core_id = f"{self.request_id}.{serial}.{index}"
             detokenizer = Detokenizer(self.vocabulary.decode, work.prompt_ids)
-            self.link.submit(Submit(core_id, work.prompt_ids, work.sampling), self._mailbox, index)
+            submit = Submit(
+                core_id, work.prompt_ids, work.sampling, self.priority, self.timeout_s
+            )
+            self.link.submit(submit, self._mailbox, index)
             stops = StopStrings(self.stops)
             self._choices.append(_Choice(core_id, work, detokenizer, stops))
 

@@ -55,6 +55,8 @@ class GenerationRequest(Body):
     stop: Stops = Field([])
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({})
     ignore_eos: bool = False
+    priority: int = Field(0, ge=-1000, le=1000)
+    timeout: float | None = Field(None, gt=0, le=86_400)
     user: str | None = None
 
     @property

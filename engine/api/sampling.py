@@ -45,6 +45,12 @@ def sampling_params(
     )
 
 
+def timeout_s(request: GenerationRequest, limit_s: float | None) -> float | None:
+    """Seconds that the request may take: what it asks for, within the engine's own limit."""
+    wished = [seconds for seconds in (request.timeout, limit_s) if seconds is not None]
+    return min(wished, default=None)
+
+
 def room_for(request: GenerationRequest, *, num_prompt_tokens: int, max_seq_length: int) -> int:
     """How many tokens the answer may have.
 

@@ -112,6 +112,8 @@ def _limits(config: EngineConfig, max_seq_length: int, vocab_size: int) -> Limit
         block_size=config.block_size,
         vocab_size=vocab_size,
         enable_prefix_cache=config.enable_prefix_cache,
+        max_queue=config.max_queue,
+        batch_wait_s=config.batch_wait_ms / 1000,
     )
 
 
