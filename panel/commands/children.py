@@ -25,6 +25,9 @@ END_WITHIN_S = 10.0
 MAX_RESTARTS = 3
 RESTARTS_WITHIN_S = 60.0
 
+LOOK_AGAIN_S = 30.0
+"""Where somebody else does a child's work: after this long we see whether they still do."""
+
 
 class ChildEnded(PanelError):
     code = "child_ended"
@@ -47,19 +50,18 @@ class Child:
     argv: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     ends: list[float] = field(default_factory=list)
-    start_at: float | None = 0.0
+    start_at: float = 0.0
 
     def step(self, now: float) -> None:
         """Start it when its time has come; see whether it has ended. Raises ChildEnded."""
         if self.process is None:
-            if self.start_at is not None and now >= self.start_at:
+            if now >= self.start_at:
                 self._start()
             return
         code = self.process.poll()
         if code is None:
             return
         self.process = None
-        self.ends.append(now)
         self.start_at = self._next_start(code, now)
 
     def _start(self) -> None:
@@ -67,9 +69,10 @@ class Child:
         command = tethered(self.argv, signal.SIGTERM)
         self.process = subprocess.Popen(command, env=child_env(), process_group=0)
 
-    def _next_start(self, code: int, now: float) -> float | None:
+    def _next_start(self, code: int, now: float) -> float:
         if code == EXIT_ALREADY_RUNNING:
-            return None  # somebody else does its work
+            return now + LOOK_AGAIN_S
+        self.ends.append(now)
         pause = None if code == EXIT_REFUSED else pause_s(self.ends, now)
         if pause is None:
             raise ChildEnded(

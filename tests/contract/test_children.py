@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from panel.commands.children import Child, ChildEnded, pause_s, run_all
+from panel.commands.children import LOOK_AGAIN_S, Child, ChildEnded, pause_s, run_all
 from panel.errors import PanelError
 from panel.supervisor.lock import AlreadyRunning, hold
 from panel.targets import process
@@ -103,6 +103,18 @@ def test_a_child_whose_work_another_does_is_left_out_and_the_others_go_on() -> N
     run_all([python("raise SystemExit(3)"), other], stop)
     assert other.process
     assert other.process.returncode == -signal.SIGTERM
+
+
+def test_a_child_whose_work_another_does_is_tried_again_later_however_often() -> None:
+    """Else nobody would act once the other one has ended."""
+    child = python("raise SystemExit(3)")
+    for now in range(0, 600, 100):
+        child.step(now)
+        assert child.process, "it is started when its time has come"
+        child.process.wait()
+        child.step(now + 1)
+        child.step(now + 1 + LOOK_AGAIN_S / 2)
+        assert child.process is None
 
 
 def test_a_lock_is_free_again_however_its_holder_ended(tmp_path: Path) -> None:
