@@ -125,7 +125,7 @@ class Options:
                 continue
             info = by_flag.get(flag)
             if info is None:
-                raise _unknown(flag, list(by_flag))
+                raise unknown_option(flag, list(by_flag))
             if not equals and info.kind is bool:
                 values[info.name] = True
                 continue
@@ -152,7 +152,7 @@ class Options:
         by_name = {info.name: info for info in cls.options()}
         for name in values:
             if name not in by_name:
-                raise _unknown(name, list(by_name))
+                raise unknown_option(name, list(by_name))
         return cls._from_typed({n: by_name[n].convert(v, n) for n, v in values.items()})
 
     @classmethod
@@ -192,7 +192,8 @@ def _describe(f: Field[Any], hint: Any) -> OptionInfo:
     )
 
 
-def _unknown(name: str, known: list[str]) -> ConfigError:
+def unknown_option(name: str, known: list[str]) -> ConfigError:
+    """The error for a name that is none of `known`, with the nearest of them."""
     near = get_close_matches(name, known, n=1)
     hint = f"Did you mean {near[0]}?" if near else "Known options: " + ", ".join(known) + "."
     return ConfigError(f"Unknown option {name}.", fix=hint)
@@ -264,7 +265,12 @@ class EngineConfig(Options):
         0, "CPU threads for computing, of all replicas; 0: one per core", lo=0, hi=1024
     )
     replicas: int = option(
-        1, "Copies of the model, each in a process (and on a GPU) of its own", lo=1, hi=64
+        1, "Copies of the model, each in a process (and on GPUs) of its own", lo=1, hi=64
+    )
+    tensor_parallel_size: int = option(
+        1,
+        "Processes (and GPUs) that compute each layer of a replica together",
+        choices=(1, 2, 4, 8),
     )
     routing: str = option(
         "prefix_aware",

@@ -35,26 +35,31 @@ def shares(config: EngineConfig) -> list[Share]:
 
 def divide(config: EngineConfig, gpus: Sequence[str], num_cores: int) -> list[Share]:
     """Pure. gpus: as CUDA_VISIBLE_DEVICES names them."""
-    if config.replicas == 1:
-        return [Share(config.to_argv(), {})]
-    threads = max(1, (config.num_threads or num_cores) // config.replicas)
-    argv = replace(config, num_threads=threads).to_argv()
-    if config.device_map == "cpu" or (config.device_map == "auto" and not gpus):
+    argv = config.to_argv()
+    if config.replicas > 1:
+        threads = max(1, (config.num_threads or num_cores) // config.replicas)
+        argv = replace(config, num_threads=threads).to_argv()
+    size = config.tensor_parallel_size
+    is_alone = config.replicas * size == 1
+    if is_alone or config.device_map == "cpu" or (config.device_map == "auto" and not gpus):
         return [Share(argv, {}) for _ in range(config.replicas)]
     _check_gpus(config, gpus)
-    return [Share(argv, {VISIBLE: gpus[index]}) for index in range(config.replicas)]
+    starts = range(0, config.replicas * size, size)
+    return [Share(argv, {VISIBLE: ",".join(gpus[start : start + size])}) for start in starts]
 
 
 def _check_gpus(config: EngineConfig, gpus: Sequence[str]) -> None:
+    num_needed = config.replicas * config.tensor_parallel_size
     if ":" in config.device_map:
         raise ConfigError(
-            f"--device-map {config.device_map} names one device, for {config.replicas} replicas.",
+            f"--device-map {config.device_map} names one device; {num_needed} are needed.",
             fix=f"Choose --device-map auto, and the GPUs by {VISIBLE}.",
         )
-    if len(gpus) < config.replicas:
+    if len(gpus) < num_needed:
         raise ConfigError(
-            f"--replicas is {config.replicas}, each on a GPU of its own; {len(gpus)} are visible.",
-            fix="Choose fewer replicas, or --device-map cpu.",
+            f"--replicas {config.replicas} of --tensor-parallel-size "
+            f"{config.tensor_parallel_size} need {num_needed} GPUs; {len(gpus)} are visible.",
+            fix="Choose fewer, or --device-map cpu.",
         )
 
 

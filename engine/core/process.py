@@ -13,15 +13,18 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from engine import logs
 from engine.config import EngineConfig
 from engine.core.loop import Connection, Loop
-from engine.core.messages import Fatal, Loading
+from engine.core.messages import Fatal, Loading, Message
 from engine.errors import ConfigError, EngineError, ModelError
 from engine.model.folder import read_folder
+from engine.worker.group import Group
 
 logger = logging.getLogger("engine.core")
 
@@ -47,6 +50,18 @@ class Progress:
         self._connection.send(Loading(stage, progress, detail))
 
 
+class _Shared(Connection):
+    """May be written to by the thread that watches the other ranks too."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        with self._lock:
+            super().send(message)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run a core. Exit codes: 0 the API process closed the socket, 2 a fault that starting again
     will not cure, 1 anything else."""
@@ -54,10 +69,10 @@ def main(argv: Sequence[str]) -> int:
     if words[:1] != ["--socket"] or len(words) < 2:
         sys.stderr.write("usage: python -m engine.core.process --socket PATH <engine options>\n")
         return 2
-    _die_with_parent()
+    die_with_parent()
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(words[1])
-    connection = Connection(sock)
+    connection = _Shared(sock)
     try:
         config = EngineConfig.parse(words[2:])
         logs.setup(config.log_level)
@@ -79,14 +94,37 @@ def _serve(config: EngineConfig, connection: Connection) -> None:
     report = Progress(connection)
     report("load", 0.0, "Importing torch")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads OpenMP
-    from engine.worker.assembly import assemble
+    group = _start_group(config, connection)
+    try:
+        from engine.worker.assembly import assemble
 
-    engine = assemble(config, report)
-    connection.send(engine.ready)
-    Loop(connection, engine.scheduler, engine.runner).run()
+        engine = assemble(config, report, group)
+        connection.send(engine.ready)
+        Loop(connection, engine.scheduler, engine.runner).run()
+    except EngineError:
+        raise
+    except Exception as error:
+        if group:
+            group.fail(error)
+        raise
+    finally:
+        if group:
+            group.end()
 
 
-def _die_with_parent() -> None:
+def _start_group(config: EngineConfig, connection: Connection) -> Group | None:
+    if config.tensor_parallel_size == 1:
+        return None
+
+    def end_core(fatal: Fatal, is_refusal: bool) -> NoReturn:
+        connection.send(fatal)
+        logging.shutdown()
+        os._exit(2 if is_refusal else 1)  # the other threads may be in a collective for ever
+
+    return Group(config.tensor_parallel_size, config.to_argv(), end_core)
+
+
+def die_with_parent() -> None:
     """Ask the kernel for SIGKILL when the parent ends, and end if it already has.
 
     Source: prctl(2), PR_SET_PDEATHSIG. Does nothing where there is no such call.

@@ -3,7 +3,9 @@
 The model is built on the meta device, which costs no memory, and measured; what does not fit is
 refused before a byte of weights is read. Then each layer's tensors go from the mapped file to the
 device. Renaming and fusing of checkpoint tensors (experts, for example) is transformers' own,
-called one layer at a time, so that with quantization only one layer is ever there in full.
+called one layer at a time: a layer is quantized and its siblings are merged before the next one is
+read, so the pieces that they are made of are there for one layer only, and the GPU's allocator can
+use their place again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -30,6 +32,9 @@ from engine.errors import ConfigError, ModelError, ModelTooLarge
 from engine.model import adapt
 from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
 from engine.model.folder import Folder, read_folder
+from engine.model.packed import PackedLinear
+from engine.model.merge import merge_siblings
+from engine.model.parallel import WHOLE, Rank, Sharding, shard
 from engine.quant import checkpoint
 from engine.quant.linear import QuantizedLinear
 from engine.quant.replace import (
@@ -55,11 +60,13 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     weight_bytes: int
+    sharding: Sharding
 
 
-def load_model(config: EngineConfig, report: Report) -> LoadedModel:
+def load_model(config: EngineConfig, report: Report, rank: Rank = WHOLE) -> LoadedModel:
     """The model of `config.model_path`, in evaluation mode, ready to be adapted.
 
+    rank: only this rank's part of the weights is read; `parallel.connect` must follow.
     Raises ModelError for unusable files, UnsupportedModel, ModelTooLarge, ConfigError.
     """
     transformers_logging.disable_progress_bar()
@@ -68,6 +75,8 @@ def load_model(config: EngineConfig, report: Report) -> LoadedModel:
     device = choose_device(config.device_map)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # cuDNN's attention makes a plan for every new KV length: a step of a 7B model took 98 ms.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if device.type == "cuda" and config.quantization == "int8_dynamic":
         raise ConfigError(
             "int8_dynamic computes on the CPU only; the model goes to a GPU.",
@@ -75,16 +84,18 @@ def load_model(config: EngineConfig, report: Report) -> LoadedModel:
         )
     dtype = choose_dtype(config, model_config, device)
     model = _build_on_meta(model_config, dtype)
+    sharding = shard(model, rank, folder.tensors)
     _refuse_too_large(model, config, device, dtype)
-    _load_weights(model, folder, device, dtype, config.quantization, report)
+    _load_weights(model, folder, sharding, device, dtype, config.quantization, report)
     model.eval().requires_grad_(False)
-    return LoadedModel(model, device, dtype, stored_bytes(model))
+    return LoadedModel(model, device, dtype, stored_bytes(model), sharding)
 
 
 def stored_bytes(model: torch.nn.Module) -> int:
     """Bytes of all parameters, buffers and packed weights; shared ones count once."""
     tensors = {tensor.data_ptr(): tensor for _, tensor in _tensors(model)}
-    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, QuantizedLinear))
+    kinds = (QuantizedLinear, PackedLinear)
+    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, kinds))
     return sum(t.numel() * t.element_size() for t in tensors.values()) + packed
 
 
@@ -128,6 +139,7 @@ def _refuse_too_large(
 def _load_weights(
     model: PreTrainedModel,
     folder: Folder,
+    sharding: Sharding,
     device: torch.device,
     dtype: torch.dtype,
     quantization: str,
@@ -144,19 +156,22 @@ def _load_weights(
     stored = checkpoint.scheme_of(folder.config, folder.config["model_type"])
     parts = _parts(folder)
     missing = set(model.state_dict())
-    info: Any = None
+    num_merged, info = 0, cast(Any, None)
     with ExitStack() as stack:
         files = _open_files(folder, stack)
         for done, names in enumerate(parts, start=1):
             tensors = {name: files[folder.tensors[name]].get_slice(name) for name in names}
             if stored:
                 tensors = stored.plain(tensors)
+            tensors = {name: sharding.part(name, tensor) for name, tensor in tensors.items()}
             info, _ = convert_and_load_state_dict_in_model(model, tensors, load_config)
             _refuse_misfits(info, folder)
             missing &= info.missing_keys
             if quantization in FORMATS:
                 quantize_loaded(model, FORMATS[quantization])
+            num_merged += merge_siblings(model)
             report(done / len(parts), f"{done} of {len(parts)} parts")
+    logger.info("Merged %d groups of sibling projections", num_merged)
     info.missing_keys = missing
     model._finalize_model_loading(model, load_config, info)
     _refuse_incomplete(info.missing_keys, model, folder)

@@ -7,7 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,12 @@ from engine.model.device import dtype_name, free_bytes
 from engine.model.fast import use_fast_blocks
 from engine.model.load import LoadedModel, load_model, stored_bytes
 from engine.model.merge import merge_siblings
+from engine.model.packed import pack_linears
+from engine.model.parallel import WHOLE, Rank, connect, device_map, join, smallest, total
 from engine.model.tokenizer import grammar_tokenizer
 from engine.quant.replace import pack_weights
 from engine.structured import LlguidanceCompiler
+from engine.worker.group import Group
 from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
 from engine.worker.masks import Masks
 from engine.worker.runner import Runner
@@ -51,46 +54,106 @@ class Engine:
     ready: Ready
 
 
-def assemble(config: EngineConfig, report: Report) -> Engine:
-    """Load, allocate and warm up. Raises ModelError, ConfigError."""
-    num_threads = config.num_threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(num_threads)
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What every rank has before it computes. vocab_size: of the embedding."""
+
+    loaded: LoadedModel
+    layers: Sequence[LayerShape]
+    num_fast: int
+    cache: KVCache
+    max_seq_length: int
+    vocab_size: int
+    runner: Runner
+    weight_bytes: int
+    kv_bytes: int
+
+
+def assemble(config: EngineConfig, report: Report, group: Group | None = None) -> Engine:
+    """Load, allocate and warm up, as the first of a group's ranks or alone.
+
+    Raises ModelError, ConfigError.
+    """
     started = time.monotonic()
-    loaded = load_model(config, lambda share, detail: report("load", share, detail))
-    layers = adapt(loaded.model)
-    num_groups = merge_siblings(loaded.model)
-    logger.info("Merged %d groups of sibling projections", num_groups)
-    num_fast = use_fast_blocks(loaded.model, layers) if config.enable_fast_blocks else 0
-    for kernel, count in pack_weights(loaded.model).items():
-        logger.info("%d quantized weights are computed by %s", count, kernel)
-    length = _max_seq_length(config, loaded.model.config)
-    cache = _allocate(config, loaded, layers, length)
-    vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
-    limits = _limits(config, min(length, cache.num_tokens), vocab_size)
-    sampler = Sampler(config.seed, _masks(config, vocab_size))
-    runner = Runner(loaded.model, cache, sampler, loaded.device, num_threads=num_threads)
+    rank = Rank(0, group.world_size) if group else WHOLE
+    built = build(config, report, rank, group)
+    if group:
+        group.met()
+    loaded, cache = built.loaded, built.cache
+    limits = _limits(config, min(built.max_seq_length, cache.num_tokens), built.vocab_size)
     load_s = time.monotonic() - started
     report("warm_up", 0.0, "First tokens")
-    warm_up_s = _warm_up(runner, cache, limits, loaded.device)
+    warm_up_s = _warm_up(built.runner, cache, limits, loaded.device)
     report("warm_up", 1.0, f"Warm after {warm_up_s:.1f} s")
     ready = Ready(
         model_type=loaded.model.config.model_type,
-        device=_device_name(loaded.device),
+        device=_device_name(loaded.device, rank),
         dtype=_dtype_words(loaded.dtype, config.quantization),
         attention=reference.NAME,
-        weight_bytes=stored_bytes(loaded.model),
-        kv_bytes=cache.num_bytes,
+        weight_bytes=built.weight_bytes,
+        kv_bytes=built.kv_bytes,
         kv_tokens=cache.num_tokens,
         block_size=config.block_size,
         max_seq_length=limits.max_seq_length,
         load_s=load_s,
         warm_up_s=warm_up_s,
         peak_bytes=_peak_bytes(loaded.device, cache),
-        num_layers=len(layers),
-        num_fast_layers=num_fast,
+        num_layers=len(built.layers),
+        num_fast_layers=built.num_fast,
     )
     logger.info("Ready: %s", ready)
-    return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), runner, ready)
+    return Engine(Scheduler(limits, BlockManager(cache.num_blocks)), built.runner, ready)
+
+
+def build(
+    config: EngineConfig,
+    report: Report,
+    rank: Rank = WHOLE,
+    group: Group | None = None,
+    meeting_file: Path | None = None,
+) -> Built:
+    """Model, cache and runner of one rank. All ranks do the same, at the same time.
+
+    group: given to rank 0, which tells the others of each step. meeting_file: given to the others.
+    """
+    config = replace(config, device_map=device_map(config.device_map, rank))
+    num_threads = max(1, (config.num_threads or len(os.sched_getaffinity(0))) // rank.world_size)
+    torch.set_num_threads(num_threads)
+    loaded = load_model(config, lambda share, detail: report("load", share, detail), rank)
+    if rank.world_size > 1:
+        meeting_file = group.meeting_file if group else meeting_file
+        assert meeting_file, "several ranks, and no place to meet"
+        join(rank, meeting_file, loaded.device)
+        num_points = connect(loaded.model, loaded.sharding)
+        logger.info("Rank %d: %d modules communicate; no layer is fast", rank.index, num_points)
+    layers = adapt(loaded.model)
+    num_groups = merge_siblings(loaded.model)
+    logger.info("Merged %d groups of sibling projections", num_groups)
+    is_whole = rank.world_size == 1
+    num_fast = (
+        use_fast_blocks(loaded.model, layers) if is_whole and config.enable_fast_blocks else 0
+    )
+    for kernel, count in pack_weights(loaded.model).items():
+        logger.info("%d quantized weights are computed by %s", count, kernel)
+    logger.info("%d weights are laid out for oneDNN", pack_linears(loaded.model))
+    length = _max_seq_length(config, loaded.model.config)
+    cache = _allocate(config, loaded, layers, length)
+    vocab_size: Any = loaded.model.get_input_embeddings().num_embeddings
+    sampler = Sampler(config.seed, _masks(config, vocab_size))
+    runner = Runner(
+        loaded.model, cache, sampler, loaded.device, num_threads=num_threads, group=group
+    )
+    return Built(
+        loaded=loaded,
+        layers=layers,
+        num_fast=num_fast,
+        cache=cache,
+        max_seq_length=length,
+        vocab_size=vocab_size,
+        runner=runner,
+        weight_bytes=total(stored_bytes(loaded.model), loaded.device),
+        kv_bytes=total(cache.num_bytes, loaded.device),
+    )
 
 
 def _masks(config: EngineConfig, vocab_size: int) -> Masks:
@@ -137,7 +200,7 @@ def _allocate(
     )
     cache = KVCache(
         layers,
-        num_blocks=num_blocks,
+        num_blocks=smallest(num_blocks, loaded.device),
         block_size=config.block_size,
         dtype=loaded.dtype,
         device=loaded.device,
@@ -190,8 +253,10 @@ def _warm_up(runner: Runner, cache: KVCache, limits: Limits, device: torch.devic
     return time.monotonic() - started
 
 
-def _device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+def _device_name(device: torch.device, rank: Rank) -> str:
+    is_gpu = device.type == "cuda"
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if is_gpu else "cpu"
+    return name if rank.world_size == 1 else f"{rank.world_size} ranks, the first on {name}"
 
 
 def _dtype_words(dtype: torch.dtype, quantization: str) -> str:

@@ -17,7 +17,8 @@ from engine.attention import op
 from engine.core.messages import SamplingParams
 from engine.core.request import UNKNOWN, Request
 from engine.core.scheduler import Batch, Sampled
-from engine.worker.inputs import Inputs, build_inputs
+from engine.worker.group import Group
+from engine.worker.inputs import HostInputs, Inputs, lay_out, upload
 from engine.worker.kvcache import KVCache, PagedStep
 from engine.worker.prompts import hidden_states, with_prompts
 from engine.worker.sampler import Drawn, Sampler
@@ -51,6 +52,8 @@ class Runner:
 
     num_threads: CPU threads for steps of many tokens; a step of few uses half of them, as they
     saturate the memory already and each more is one to wait for. None leaves torch's setting.
+    group: the other ranks, which are told of each step before it is computed. The host then waits
+    for every step, as the ranks need its tokens.
     """
 
     def __init__(
@@ -61,13 +64,15 @@ class Runner:
         device: torch.device,
         *,
         num_threads: int | None = None,
+        group: Group | None = None,
     ) -> None:
         self._model = model
         self._cache = cache
         self._sampler = sampler
         self._device = device
         self._num_threads = num_threads
-        self.is_asynchronous = device.type != "cpu"
+        self._group = group
+        self.is_asynchronous = device.type != "cpu" and group is None
         self._newest = torch.empty(0, dtype=torch.int64, device=device)
         self._newest_row: dict[Request, int] = {}
         """The last step's tokens on the device, and whose is which."""
@@ -88,11 +93,11 @@ class Runner:
         the step before, which must have sampled it.
         """
         self._set_threads(sum(chunk.num_tokens for chunk in batch))
-        inputs = build_inputs(batch, self._cache.block_size, self._device)
+        inputs = self._inputs(batch)
         self._fill_unknown(batch, inputs)
         pools = any(chunk.request.sampling.pooling for chunk in batch)
         with hidden_states(self._model, wanted=pools) as hidden:
-            logits = self._forward(inputs)
+            logits = self._forward_together(inputs)
         requests = [chunk.request for chunk in batch if chunk.is_sampled]
         count = inputs.num_sampled
         drawn = self._sampler.draw(logits[:count], requests) if requests else None
@@ -100,6 +105,27 @@ class Runner:
             self._newest = drawn.tokens
             self._newest_row = {request: row for row, request in enumerate(requests)}
         return Launched(batch, inputs, drawn, logits[count:], hidden[0] if hidden else None)
+
+    @torch.inference_mode()
+    def follow(self, host: HostInputs) -> None:
+        """Compute this rank's part of a step that rank 0 told."""
+        self._set_threads(host.rows.shape[1])
+        self._forward(upload(host, self._cache.block_size, self._device))
+
+    def _inputs(self, batch: Batch) -> Inputs:
+        host = lay_out(batch, self._cache.block_size)
+        if self._group:
+            self._group.tell(host)
+        return upload(host, self._cache.block_size, self._device)
+
+    def _forward_together(self, inputs: Inputs) -> Tensor:
+        """What fails on one rank leaves the others waiting, so it ends them all."""
+        if self._group is None:
+            return self._forward(inputs)
+        try:
+            return self._forward(inputs)
+        except Exception as error:  # noqa: BLE001  the core ends, and says why
+            self._group.fail(error)
 
     def _set_threads(self, num_tokens: int) -> None:
         if self._num_threads:

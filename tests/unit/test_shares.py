@@ -50,9 +50,19 @@ def test_replicas_on_the_cpu_ask_for_no_gpu() -> None:
     ] * 2
 
 
+def test_the_ranks_of_a_replica_share_its_gpus() -> None:
+    config = _config(replicas=2, tensor_parallel_size=2)
+    parts = divide(config, ["4", "5", "6", "7", "8"], 8)
+    assert [part.env["CUDA_VISIBLE_DEVICES"] for part in parts] == ["4,5", "6,7"]
+    (one,) = divide(_config(tensor_parallel_size=2), ["0", "1", "2"], 8)
+    assert one.env == {"CUDA_VISIBLE_DEVICES": "0,1"}
+
+
 def test_too_few_gpus_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"--replicas is 3.*; 2 are visible"):
+    with pytest.raises(ConfigError, match=r"--replicas 3 .* need 3 GPUs; 2 are visible"):
         divide(_config(replicas=3), ["0", "1"], 8)
+    with pytest.raises(ConfigError, match="need 4 GPUs; 2 are visible"):
+        divide(_config(tensor_parallel_size=4), ["0", "1"], 8)
     with pytest.raises(ConfigError, match="0 are visible"):
         divide(_config(replicas=2, device_map="cuda"), [], 8)
     with pytest.raises(ConfigError, match="names one device"):
