@@ -52,8 +52,8 @@ def create(
 def get(s: Session, id_or_name: str) -> Deployment:
     """One deployment with all its attempts and their stages loaded.
 
-    id_or_name: an id, the beginning of exactly one id (with or without "d-"), or the name of
-    exactly one deployment that is not final.
+    id_or_name: an id, the beginning of exactly one id (with or without "d-"), or the name or the
+    model source of exactly one deployment that is not final.
     """
     return _load(s, _resolve(s, id_or_name))
 
@@ -195,13 +195,14 @@ def _resolve(s: Session, id_or_name: str) -> str:
         return id_or_name
     starts = [Deployment.id.startswith(p + id_or_name, autoescape=True) for p in ("", "d-")]
     by_id = or_(*starts) if id_or_name.strip() else false()
-    by_name = and_(Deployment.name == id_or_name, Deployment.state.not_in(_FINAL))
+    is_named = or_(Deployment.name == id_or_name, _source() == id_or_name)
+    by_name = and_(is_named, Deployment.state.not_in(_FINAL))
     found = s.scalars(select(Deployment).where(or_(by_id, by_name)).limit(5)).all()
     if len(found) == 1:
         return found[0].id
     if not found:
         raise NoSuchRow(
-            f"No deployment has the id {id_or_name!r}, and none with that name is active.",
+            f"No deployment has the id {id_or_name!r}, and none of that name or model is active.",
             "`autoglm ls` lists all deployments.",
         )
     raise NoSuchRow(

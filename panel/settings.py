@@ -15,7 +15,7 @@ from engine.config import Options, option
 class Settings(Options):
     """Read once, at the start of each program, from AUTOGLM_* variables."""
 
-    home: str = option("", "Folder for database, models, logs and keys")
+    home: str = option("", "Folder of everything kept; default: ~/.local/share/autoglm")
     database_url: str = option("", "SQLAlchemy URL; default: SQLite in the home folder")
     host: str = option("127.0.0.1", "Address of the panel")
     port: int = option(8501, "Port of the panel", lo=1, hi=65535)

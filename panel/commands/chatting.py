@@ -11,7 +11,7 @@ from db.models import Deployment, State
 from panel.client import EngineClient, Figures
 from panel.commands.output import AsJson, opened, say, say_json, warn
 from panel.deployments import Panel
-from panel.errors import NotFound
+from panel.errors import NotFound, ServerError
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,9 @@ def chat(
         list[str] | None, typer.Argument(metavar="[ID] [PROMPT]", help="Which one, and the prompt")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System prompt")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer")] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of an answer; default: what the context leaves")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -31,9 +33,8 @@ def chat(
 
     ID may be left out where exactly one deployment is ready.
     """
-    sampling: dict[str, Any] = {"max_tokens": max_tokens}
-    if temperature is not None:
-        sampling["temperature"] = temperature
+    asked = {"max_tokens": max_tokens, "temperature": temperature}
+    sampling = {name: value for name, value in asked.items() if value is not None}
     with opened() as panel:
         deployment, prompt = _which(panel, words or [])
         messages = [{"role": "system", "content": system}] if system else []
@@ -60,9 +61,13 @@ def _talk(
             return
         if not line.strip():
             continue
-        messages.append({"role": "user", "content": line.strip()})
-        text = _answer(client, messages, sampling, as_json=as_json)
-        messages.append({"role": "assistant", "content": text})
+        question = {"role": "user", "content": line.strip()}
+        try:
+            text = _answer(client, [*messages, question], sampling, as_json=as_json)
+        except ServerError as error:  # the conversation goes on without that question
+            warn(f"error: {error.message}" + (f"\nfix: {error.fix}" if error.fix else ""))
+            continue
+        messages += [question, {"role": "assistant", "content": text}]
 
 
 def _answer(

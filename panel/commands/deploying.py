@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def launch(
-    model: Annotated[str, typer.Argument(help="demo, a folder, org/name or ms:org/name")],
+    model: Annotated[str, typer.Argument(help="demo, a folder, hf:org/name or ms:org/name")],
     name: Annotated[str | None, typer.Option(help="Name in the API; default: the model's")] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16, int8 or int4; default: what fits best")

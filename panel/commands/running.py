@@ -12,6 +12,8 @@ import typer
 from engine.config import EngineConfig, OptionInfo, Options
 from panel.commands.children import EXIT_ALREADY_RUNNING, Child, child_env, run_all
 from panel.commands.output import AsJson, console, say, say_json, table, warn
+from panel.deployments import Panel
+from panel.errors import PortInUse
 from panel.ports import require_free
 from panel.settings import Settings
 from panel.supervisor.lock import AlreadyRunning, hold
@@ -31,13 +33,37 @@ def up() -> None:
     address = f"http://{settings.host}:{settings.port}/"
     try:
         with hold(settings.home_path / "up.lock", what="The panel", text=address):
-            require_free(settings.host, settings.port)
+            _require_port(settings)
             _run_both()
+            _tell_what_goes_on(settings)
     except AlreadyRunning as running:
         say(f"Already running: {running.holder}")
         token_path = settings.keys_path / "panel.token"
         if token_path.exists():
             say(f"The token for a first login from elsewhere is in {token_path}")
+
+
+def _require_port(settings: Settings) -> None:
+    try:
+        require_free(settings.host, settings.port)
+    except PortInUse as error:
+        error.fix = f"Choose another one: AUTOGLM_PORT={settings.port + 1} autoglm up"
+        raise
+
+
+def _tell_what_goes_on(settings: Settings) -> None:
+    """The last words of `up`: which engines it leaves running, and who looks after them."""
+    panel = Panel.open(settings)
+    try:
+        active = [d for d in panel.deployments() if not d.state.is_final]
+    finally:
+        panel.close()
+    say("Supervisor and panel have stopped.")
+    for deployment in active:
+        where = f" at {deployment.endpoint}" if deployment.endpoint else ""
+        say(f"{deployment.name} ({deployment.id}) goes on, {deployment.state}{where}.")
+    if active:
+        say("`autoglm up` finds it again; `autoglm stop` works while that runs.")
 
 
 def ui() -> None:
@@ -64,7 +90,8 @@ def config(as_json: AsJson = False) -> None:
         rows = table("option" if name == "engine" else "variable", "default", "allowed", "help")
         for option in options.options():
             shown = option.name if name == "engine" else f"AUTOGLM_{option.name.upper()}"
-            default = "required" if option.required else str(option.default or "")
+            default = "required" if option.required else str(option.default)
+            default = "" if option.default in (None, "") else default
             rows.add_row(shown, default, option.allowed, option.help)
         console().print(rows)
         say("")
@@ -93,4 +120,3 @@ def _run_both() -> None:
         ],
         stop,
     )
-    say("Stopped. Engines go on; `autoglm stop ID` ends one.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,12 @@ from panel.deployments import Sizing
 from panel.hardware.detect import read_machine
 from panel.hardware.machine import Machine
 from panel.sizing import wording
+from panel.sizing.fit import Fit, Verdict
+from panel.sizing.recommend import honest_notes, tier_notes
 from panel.sizing.workload import Workload
+
+LEAST_CONTEXT = 256
+"""A server with a shorter context is of no use to anybody, so none is suggested."""
 
 Context = Annotated[int, typer.Option("--context", help="Most tokens of one request.")]
 Parallel = Annotated[int, typer.Option("--parallel", help="Requests computed together.")]
@@ -37,7 +43,7 @@ def detect(as_json: AsJson = False) -> None:
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="demo, a folder, org/name or ms:org/name")],
+    model: Annotated[str, typer.Argument(help="demo, a folder, hf:org/name or ms:org/name")],
     machine: Annotated[
         Path | None, typer.Option("--machine", help="Size for this machine (detect --json).")
     ] = None,
@@ -48,9 +54,11 @@ def plan(
     """Show what a model needs in each precision, what fits, and how to launch it."""
     workload = Workload(context, parallel)
     with opened() as panel:
-        other = read_machine(machine) if machine else None
-        sizing = panel.size(model, workload=workload, machine=other)
-        command = panel.command_line(panel.plan(model, precision=sizing.chosen, workload=workload))
+        where = read_machine(machine) if machine else panel.machine()
+        sizing = panel.size(model, workload=workload, machine=where)
+        fitting = _fitting(sizing.fit, workload)
+        plan = panel.plan(model, precision=sizing.chosen, workload=fitting or workload)
+        command = panel.command_line(plan) if fitting else None
     if as_json:
         say_json(
             {
@@ -61,11 +69,20 @@ def plan(
             }
         )
         return
-    _show(sizing)
-    say(f"\n{command}")
+    _show(sizing, where)
+    if command:
+        say(f"\n{command}")
 
 
-def _show(sizing: Sizing) -> None:
+def _fitting(fit: Fit, workload: Workload) -> Workload | None:
+    """The workload asked for, or the longest context of it that fits; None where none does."""
+    if fit.verdict is not Verdict.TOO_LARGE:
+        return workload
+    context = fit.max_context_tokens
+    return replace(workload, context_tokens=context) if context >= LEAST_CONTEXT else None
+
+
+def _show(sizing: Sizing, machine: Machine) -> None:
     rows = table("", "precision", "verdict", "total", "budget", "weights", "KV", "max context")
     for precision, fit in sizing.fits.items():
         chosen = "→" if precision == sizing.chosen else ""
@@ -80,7 +97,8 @@ def _show(sizing: Sizing) -> None:
     console().print(rows)
     say("")
     say(wording.summary(sizing.fit))
-    for note in sizing.fit.notes:
+    about_choice = honest_notes(sizing.fits, bool(machine.gpus))
+    for note in (*sizing.fit.notes, *about_choice, *tier_notes(machine)):
         say(f"- {wording.sentence(note)}")
 
 
@@ -104,5 +122,5 @@ def _facts(machine: Machine) -> list[tuple[str, str]]:
         facts.append(("driver", f"{machine.driver_version}, CUDA up to {cuda}"))
     runtime = machine.container_runtime
     facts.append(("containers", f"{runtime.kind} {runtime.version}" if runtime else "no runtime"))
-    facts += [("problem", f"{problem.message} {problem.fix}") for problem in machine.problems]
+    facts += [("note", f"{problem.message} {problem.fix}") for problem in machine.problems]
     return facts

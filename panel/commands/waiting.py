@@ -63,9 +63,9 @@ def _watch(
             alone_since = time.monotonic()
         elif time.monotonic() - alone_since > NOBODY_FOR_S:
             raise NobodyActs(
-                f"No supervisor has been running for {NOBODY_FOR_S:g} s; {id} stays "
-                f"{deployment.state} until one does.",
-                fix="Start it with `autoglm up`.",
+                f"Noted, but no supervisor has been running for {NOBODY_FOR_S:g} s; {id} stays "
+                f"{deployment.state} until one runs, and then it is done.",
+                fix=f"Start it with `autoglm up`; `autoglm stop {id}` takes a launch back.",
             )
         time.sleep(LOOK_EVERY_S)
 

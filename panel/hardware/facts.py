@@ -44,8 +44,9 @@ def read_fields(kind: type[T], data: Any, origin: str, where: str = "") -> T:
     missing = [n for n, f in known.items() if f.default is MISSING and n not in data]
     if missing:
         raise SettingsError(
-            f"{origin}: {prefix}{missing[0]} is missing.",
-            fix="`autoglm detect --json` prints a complete example.",
+            f"{origin}: {', '.join(prefix + name for name in missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing.",
+            fix="`autoglm detect --json` prints a complete example; so do docs/machines/.",
         )
     values = {n: _read(hints[n], value, origin, prefix + n) for n, value in data.items()}
     return typing.cast(T, kind(**values))

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m panel.models.prepare", description=__doc__)
-    parser.add_argument("source", help="demo, a folder, org/name or ms:org/name")
+    parser.add_argument("source", help="demo, a folder, hf:org/name or ms:org/name")
     parser.add_argument("--models-path", type=Path, required=True, help="where models are kept")
     return parser
 

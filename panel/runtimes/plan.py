@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, unknown_option
 from engine.errors import ConfigError
 from panel.sizing.fit import Precision
 from panel.sizing.workload import Workload
@@ -34,7 +34,10 @@ DECIDED_BY_PLAN = frozenset(
 
 def typed_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same options as values of their types, whatever text they came from. ConfigError."""
+    allowed = [o.name for o in EngineConfig.options() if o.name not in DECIDED_BY_PLAN]
     for name in options:
+        if name not in (*allowed, *DECIDED_BY_PLAN):
+            raise unknown_option(name, allowed)
         if name in DECIDED_BY_PLAN:
             raise ConfigError(
                 f"Option {name} is decided by the plan.",

@@ -102,13 +102,13 @@ def _choose(entry: Entry, machine: Machine, workload: Workload) -> Recommendatio
     precision = choose(fits, bool(machine.gpus))
     if precision is None:
         return None
-    return Recommendation(entry, precision, fits[precision], _honest(fits, machine))
+    return Recommendation(entry, precision, fits[precision], honest_notes(fits, bool(machine.gpus)))
 
 
-def _honest(fits: dict[Precision, Fit], machine: Machine) -> tuple[Note, ...]:
+def honest_notes(fits: dict[Precision, Fit], has_gpu: bool) -> tuple[Note, ...]:
     """Say so where a GPU takes a model only quantized."""
     plain = fits[Precision.BFLOAT16]
-    if not machine.gpus or plain.verdict is not Verdict.TOO_LARGE:
+    if not has_gpu or plain.verdict is not Verdict.TOO_LARGE:
         return ()
     smaller = [str(p) for p in _GPU_ORDER[1:] if fits[p].verdict is not Verdict.TOO_LARGE]
     values = {

@@ -71,9 +71,10 @@ def test_a_loaded_deployment_is_readable_after_its_session(db: Database) -> None
     assert found.last_attempt is found.attempts[1]
 
 
-def test_a_deployment_is_found_by_id_by_its_beginning_or_by_an_active_name(db: Database) -> None:
+def test_a_deployment_is_found_by_id_its_beginning_an_active_name_or_model(db: Database) -> None:
     made = ask(db, name="qwen")
-    for key in (made.id, made.id[:5], made.id[2:5], "qwen"):
+    source = made.plan["source"]
+    for key in (made.id, made.id[:5], made.id[2:5], "qwen", source):
         assert loaded(db, key).id == made.id
 
 
@@ -84,7 +85,7 @@ def test_a_name_given_twice_or_of_a_stopped_deployment_does_not_find_one(db: Dat
     set_state(db, first.id, State.STOPPED)
     assert loaded(db, "qwen").id == second.id
     set_state(db, second.id, State.FAILED)
-    with pytest.raises(NoSuchRow, match="none with that name is active"):
+    with pytest.raises(NoSuchRow, match="none of that name or model is active"):
         loaded(db, "qwen")
 
 

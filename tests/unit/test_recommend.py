@@ -12,7 +12,7 @@ from panel.sizing.recommend import recommend, tier_notes, tier_of
 from panel.sizing.wording import sentence
 from panel.sizing.workload import Workload
 
-MACHINES = Path(__file__).parents[1] / "fixtures" / "machines"
+MACHINES = Path(__file__).parents[2] / "docs" / "machines"
 
 
 def machine(name: str) -> Machine:
