@@ -30,6 +30,7 @@ from engine.errors import ConfigError, ModelError, ModelTooLarge
 from engine.model import adapt
 from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
 from engine.model.folder import Folder, read_folder
+from engine.model.packed import PackedLinear
 from engine.model.parallel import WHOLE, Rank, Sharding, shard
 from engine.quant import checkpoint
 from engine.quant.linear import QuantizedLinear
@@ -88,7 +89,8 @@ def load_model(config: EngineConfig, report: Report, rank: Rank = WHOLE) -> Load
 def stored_bytes(model: torch.nn.Module) -> int:
     """Bytes of all parameters, buffers and packed weights; shared ones count once."""
     tensors = {tensor.data_ptr(): tensor for _, tensor in _tensors(model)}
-    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, QuantizedLinear))
+    kinds = (QuantizedLinear, PackedLinear)
+    packed = sum(m.packed_bytes for m in model.modules() if isinstance(m, kinds))
     return sum(t.numel() * t.element_size() for t in tensors.values()) + packed
 
 
