@@ -2,6 +2,7 @@
 
 EngineError
  ├─ ConfigError          an option is unknown, missing or out of range
+ │   └─ PortInUse            somebody else listens there
  ├─ ModelError           the model's folder or files cannot be used
  │   ├─ UnsupportedModel     an architecture this engine does not run
  │   └─ ModelTooLarge        the weights do not fit the device
@@ -27,6 +28,10 @@ class EngineError(Exception):
 
 
 class ConfigError(EngineError):
+    pass
+
+
+class PortInUse(ConfigError):
     pass
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from engine import logs
 from engine.config import EngineConfig
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, PortInUse
 
 EXIT_REFUSED = 2
 _BACKLOG = 2048
@@ -56,7 +56,7 @@ def help_text() -> str:
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens already, so that the port is surely ours and clients may queue.
 
-    Raises ConfigError that names the address, for a port in use, forbidden or not of this machine.
+    Raises PortInUse, or ConfigError for a port that is forbidden or an address not of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -77,7 +77,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
     if error.errno == errno.EADDRINUSE:
-        return ConfigError(
+        return PortInUse(
             f"Port {port} on {host} is in use by another program.",
             fix="Choose another --port, or stop what listens there.",
         )

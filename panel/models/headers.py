@@ -141,9 +141,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _indexed_files(index: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelFolderError(f"{index} has no weight_map.", fix="Download this file again.")
-    names = sorted(set(weight_map.values()))
+    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not files or not all(isinstance(name, str) for name in files):
+        raise ModelFolderError(
+            f"{index} has no weight_map of file names.", fix="Download this file again."
+        )
+    names = sorted(set(files))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise ModelFolderError(

@@ -128,19 +128,16 @@ def shape_of_config(
     counted: parameters already known, as in the catalog. Raises ModelFolderError where neither
     the formula nor transformers knows the architecture.
     """
-    counted = counted or families.count(config)
-    text: Mapping[str, Any] = _text(config)
-    tied = families.is_tied(text)
-    if counted is None:
-        answer = ask_transformers(config, name)
-        linears = tuple(LinearShape(*shape) for shape in answer["linears"])
-        counted = families.Counted(answer["num_params"], linears)
-        text, tied = answer["config"], answer["tied"]
     try:
-        shape = _shape(text, name, tied, counted)
-    except (KeyError, TypeError, ZeroDivisionError) as error:
+        shape = _derived(config, name, counted)
+    except KeyError as error:
         raise ModelFolderError(
             f"The config of {name} lacks {error}.",
+            fix="Check config.json; see the model's own page.",
+        ) from None
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise ModelFolderError(
+            f"The config of {name} has a value that cannot be: {error}.",
             fix="Check config.json; see the model's own page.",
         ) from None
     return replace(
@@ -150,6 +147,18 @@ def shape_of_config(
         has_vision="vision_config" in config,
         quant_method=(config.get("quantization_config") or {}).get("quant_method"),
     )
+
+
+def _derived(config: Mapping[str, Any], name: str, counted: families.Counted | None) -> ModelShape:
+    """The text model's shape. A config with nonsense in it raises what Python finds first."""
+    counted = counted or families.count(config)
+    text: Mapping[str, Any] = _text(config)
+    if counted is not None:
+        return _shape(text, name, families.is_tied(text), counted)
+    answer = ask_transformers(config, name)
+    linears = tuple(LinearShape(*shape) for shape in answer["linears"])
+    counted = families.Counted(answer["num_params"], linears)
+    return _shape(answer["config"], name, answer["tied"], counted)
 
 
 def _text(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from panel.errors import PanelError
+from panel.errors import PanelError, PortInUse
 
 FATAL_LOGGER = "engine.fatal"
 
 EXIT_PERMANENT = 2
 """The engine's exit code for an error that starting again will not cure."""
 
-PERMANENT_CODES = frozenset({"ConfigError", "ModelError", "UnsupportedModel", "ModelTooLarge"})
+PERMANENT_CODES = frozenset(
+    {"ConfigError", "ModelError", "UnsupportedModel", "ModelTooLarge", PortInUse.code}
+)
 """The same for an adopted engine, whose exit code nobody learns."""
 
 EVIDENCE_LINES = 20
@@ -74,7 +76,8 @@ def fatal_cause(text: str) -> Cause | None:
         return None
     try:
         told = json.loads(rest)
-        return Cause(code=told["code"], message=told["message"], fix=told.get("fix", ""))
+        code = PortInUse.code if told["code"] == PortInUse.__name__ else told["code"]
+        return Cause(code=code, message=told["message"], fix=told.get("fix", ""))
     except (ValueError, KeyError, TypeError):
         return Cause(code="fatal", message=rest)
 

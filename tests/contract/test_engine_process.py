@@ -229,7 +229,7 @@ def test_a_port_in_use_is_refused_with_its_number(model: Path, tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         engine = _refused(model, tmp_path, port=port)
-    assert engine.fatal["code"] == "ConfigError"
+    assert engine.fatal["code"] == "PortInUse"
     assert f"Port {port} on 127.0.0.1 is in use" in engine.fatal["message"]
 
 

@@ -220,3 +220,24 @@ def test_weights_that_lack_layers_of_the_config_are_refused_with_both_numbers(
     save_file(kept, folder / "model.safetensors")
     with pytest.raises(ModelFolderError, match=r"hold 640 parameters.*at least 3,\d{3}"):
         shape_of_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [{"text_config": "x"}, {"num_attention_heads": 0}, {"hidden_size": "wide"}, {"model_type": 3}],
+)
+def test_a_config_with_nonsense_in_it_is_an_error_and_no_traceback(
+    tmp_path: Path, nonsense: dict[str, Any]
+) -> None:
+    folder = write_model(tmp_path / "odd")
+    (folder / "config.json").write_text(json.dumps({**TINY_CONFIG, **nonsense}))
+    with pytest.raises(ModelFolderError):
+        shape_of_folder(folder)
+
+
+def test_an_index_that_names_no_files_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "odd", num_shards=2)
+    index = {"weight_map": {"model.norm.weight": {"file": "a"}}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelFolderError, match="weight_map"):
+        shape_of_folder(folder)
