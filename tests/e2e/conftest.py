@@ -82,9 +82,11 @@ def browser() -> Iterator[Browser]:
 def running_panel(
     tmp_path_factory: pytest.TempPathFactory, demo_models: Path
 ) -> Iterator[RunningPanel]:
-    """One panel for all tests of a module."""
+    """One panel for all tests of a module. Its models folder has only what was downloaded, so the
+    first launch takes the model out, converts it and shows that."""
     home = tmp_path_factory.mktemp("home")
-    (home / "models").symlink_to(demo_models)
+    (home / "models").mkdir()
+    (home / "models" / "cache").symlink_to(demo_models / "cache")
     running = RunningPanel(home)
     try:
         running.start()
