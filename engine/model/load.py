@@ -3,7 +3,9 @@
 The model is built on the meta device, which costs no memory, and measured; what does not fit is
 refused before a byte of weights is read. Then each layer's tensors go from the mapped file to the
 device. Renaming and fusing of checkpoint tensors (experts, for example) is transformers' own,
-called one layer at a time, so that with quantization only one layer is ever there in full.
+called one layer at a time: a layer is quantized and its siblings are merged before the next one is
+read, so the pieces that they are made of are there for one layer only, and the GPU's allocator can
+use their place again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -30,6 +32,7 @@ from engine.errors import ConfigError, ModelError, ModelTooLarge
 from engine.model import adapt
 from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
 from engine.model.folder import Folder, read_folder
+from engine.model.merge import merge_siblings
 from engine.model.packed import PackedLinear
 from engine.model.parallel import WHOLE, Rank, Sharding, shard
 from engine.quant import checkpoint
@@ -72,6 +75,8 @@ def load_model(config: EngineConfig, report: Report, rank: Rank = WHOLE) -> Load
     device = choose_device(config.device_map)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        # cuDNN's attention makes a plan for every new KV length: a step of a 7B model took 98 ms.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if device.type == "cuda" and config.quantization == "int8_dynamic":
         raise ConfigError(
             "int8_dynamic computes on the CPU only; the model goes to a GPU.",
@@ -151,7 +156,7 @@ def _load_weights(
     stored = checkpoint.scheme_of(folder.config, folder.config["model_type"])
     parts = _parts(folder)
     missing = set(model.state_dict())
-    info: Any = None
+    num_merged, info = 0, cast(Any, None)
     with ExitStack() as stack:
         files = _open_files(folder, stack)
         for done, names in enumerate(parts, start=1):
@@ -164,7 +169,9 @@ def _load_weights(
             missing &= info.missing_keys
             if quantization in FORMATS:
                 quantize_loaded(model, FORMATS[quantization])
+            num_merged += merge_siblings(model)
             report(done / len(parts), f"{done} of {len(parts)} parts")
+    logger.info("Merged %d groups of sibling projections", num_merged)
     info.missing_keys = missing
     model._finalize_model_loading(model, load_config, info)
     _refuse_incomplete(info.missing_keys, model, folder)

@@ -55,9 +55,9 @@ class Slice(nn.Module):
 
 
 def merge_siblings(model: nn.Module) -> int:
-    """Merge all siblings of the model in place; returns how many groups there were.
+    """Merge all siblings whose weights have arrived, in place; returns how many groups there were.
 
-    Needs, for a moment, one group's weights twice.
+    Needs, for a moment, one group's weights twice. Called again after each layer is loaded.
     """
     merged = 0
     for module in list(model.modules()):
@@ -92,12 +92,13 @@ def _concatenate(children: Sequence[nn.Module | None]) -> nn.Module | None:
 
 def _alike(linears: Sequence[nn.Linear | QuantizedLinear]) -> bool:
     kinds = {(type(c), c.in_features, c.bias is None) for c in linears}
-    return len(kinds) == 1
+    return len(kinds) == 1 and not any(t.is_meta for c in linears for t in c.state_dict().values())
 
 
 def _concatenate_plain(linears: Sequence[nn.Linear]) -> nn.Linear:
     with torch.device("meta"):
         merged = nn.Linear(linears[0].in_features, sum(c.out_features for c in linears), False)
+    merged.__dict__["_is_hf_initialized"] = True  # or transformers would make its weights random
     merged.weight = nn.Parameter(torch.cat([c.weight for c in linears]), requires_grad=False)
     if linears[0].bias is not None:
         merged.bias = nn.Parameter(torch.cat([c.bias for c in linears]), requires_grad=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -18,8 +19,10 @@ from engine.errors import ConfigError, ModelError, ModelTooLarge, UnsupportedMod
 from engine.model import device, load
 from engine.model.adapt import adapt, usable_length
 from engine.model.load import LoadedModel, load_model
+from engine.model.merge import Merged
 from engine.quant.linear import QuantizedLinear
 from engine.worker.kvcache import bytes_per_token, choose_num_blocks
+from tests.unit import unmerged
 from tests.unit.tiny_models import tiny_model
 
 
@@ -60,10 +63,26 @@ def test_a_saved_model_is_loaded_with_the_same_weights_and_buffers(
     tiny_model(name).save_pretrained(tmp_path)
     expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     model = loaded(tmp_path).model
-    ours = dict(model.named_parameters()) | dict(model.named_buffers())
+    ours = unmerged.tensors(model)
     for key, value in (*expected.named_parameters(), *expected.named_buffers()):
         torch.testing.assert_close(ours[key], value, msg=key)
     assert not model.training
+
+
+def test_siblings_are_merged_before_the_next_layer_is_read(folder: Path) -> None:
+    """Between two parts, none of the pieces that were merged is there any more."""
+
+    def count_pieces(*_: object) -> None:
+        linears = [o for o in gc.get_objects() if type(o) is torch.nn.Linear]
+        counts.append(sum(m.out_features == 64 and not m.weight.is_meta for m in linears))
+
+    counts: list[int] = []
+    gc.collect()
+    count_pieces()
+    config = EngineConfig(model_path=str(folder), device_map="cpu")
+    model = load_model(config, count_pieces).model
+    assert sum(isinstance(module, Merged) for module in model.modules()) == 3 * 2
+    assert max(counts) == counts[0]
 
 
 def test_progress_is_told_layer_by_layer_and_ends_at_one(folder: Path) -> None:
@@ -90,7 +109,7 @@ def test_tied_weights_are_one_tensor_and_count_once(tmp_path: Path) -> None:
 def test_a_model_is_quantized_while_it_loads(folder: Path, quantization: str) -> None:
     result = loaded(folder, quantization=quantization)
     layers = [m for m in result.model.modules() if isinstance(m, QuantizedLinear)]
-    assert len(layers) == 3 * 7 + (quantization == "int8_dynamic")
+    assert len(layers) == 3 * 4 + (quantization == "int8_dynamic")
     assert result.weight_bytes < loaded(folder).weight_bytes
 
 

@@ -22,11 +22,11 @@ from tests.unit.architectures import VOCAB, tiny_config
 MAX_SEQ_LENGTH = 64
 
 
-def tiny_model(name: str) -> PreTrainedModel:
+def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model, the same each time, with attention as transformers computes it."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        tiny_config(name), dtype=torch.float32, attn_implementation="eager"
+        tiny_config(name), dtype=dtype, attn_implementation="eager"
     ).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
