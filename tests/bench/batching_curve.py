@@ -32,18 +32,6 @@ from panel.models.source import parse
 
 NEW_TOKENS = 24
 WORDS = ("river", "bread", "glass", "map", "train", "clock", "bee", "paper", "stone", "lamp")
-    "river",
-    "bread",
-    "glass",
-    "map",
-    "train",
-    "clock",
-    "bee",
-    "paper",
-    "stone",
-    "lamp",
-    "road",
-)
 
 
 @dataclass(frozen=True)
