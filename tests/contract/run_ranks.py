@@ -1,7 +1,8 @@
-"""`python -m tests.contract.run_ranks FOLDER RANK WORLD_SIZE`: one rank of models under FOLDER.
+"""`python -m tests.contract.run_ranks FOLDER RANK WORLD_SIZE cpu|cuda`: one rank of some models.
 
 Every rank runs the same scheduler, as all have the same logits. Rank 0 writes what it answered to
-FOLDER/answers.json: the logits of the first step and the greedy tokens, or the refusal.
+FOLDER/answers.json, by the name of each model under FOLDER: the logits of the first step and the
+greedy tokens, or the refusal.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ NUM_TOKENS = 6
 class Sharded(TinyEngine):
     """A TinyEngine around one rank's part of a saved model."""
 
-    def __init__(self, folder: Path, rank: Rank) -> None:
-        config = EngineConfig(model_path=str(folder), device_map="cpu")
+    def __init__(self, folder: Path, rank: Rank, device: torch.device) -> None:
+        config = EngineConfig(model_path=str(folder), device_map=str(device), dtype="float32")
         loaded = load_model(config, lambda share, detail: None, rank)
         self.model = loaded.model
         connect(loaded.model, loaded.sharding)
@@ -39,9 +40,9 @@ class Sharded(TinyEngine):
         self.num_merged = merge_siblings(loaded.model)
 
 
-def answer(folder: Path, rank: Rank) -> dict[str, Any]:
+def answer(folder: Path, rank: Rank, device: torch.device) -> dict[str, Any]:
     try:
-        engine = Sharded(folder, rank)
+        engine = Sharded(folder, rank, device)
     except EngineError as error:
         return {"error": type(error).__name__, "message": str(error)}
     logits: list[torch.Tensor] = []
@@ -56,10 +57,13 @@ def answer(folder: Path, rank: Rank) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     folder, rank = Path(argv[0]), Rank(int(argv[1]), int(argv[2]))
+    device = torch.device("cpu" if argv[3] == "cpu" else f"cuda:{rank.index}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     torch.set_num_threads(1)
-    join(rank, folder / "meeting", torch.device("cpu"))
+    join(rank, folder / "meeting", device)
     models = sorted(path for path in folder.iterdir() if path.is_dir())
-    answers = {path.name: answer(path, rank) for path in models}
+    answers = {path.name: answer(path, rank, device) for path in models}
     if rank.index == 0:
         (folder / "answers.json").write_text(json.dumps(answers))
     return 0

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ REFUSED = {
 }
 
 
-def _model(name: str, changes: dict[str, Any]) -> PreTrainedModel:
+def make_model(name: str, changes: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(0)
     config = tiny_config(name.partition("-")[0])
     for option, value in changes.items():
@@ -56,21 +57,24 @@ def _model(name: str, changes: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def answers_of_two_ranks(folder: Path, device: str) -> dict[str, Any]:
     """What two ranks answered, by the model's name."""
-    folder = tmp_path_factory.mktemp("ranks")
     for name, changes in (DIVIDED | {n: c for n, (c, _, _) in REFUSED.items()}).items():
-        _model(name, changes).save_pretrained(folder / name)
+        make_model(name, changes).save_pretrained(folder / name)
     command = [sys.executable, "-m", "tests.contract.run_ranks", str(folder)]
-    ranks = [subprocess.Popen([*command, str(rank), "2"]) for rank in (0, 1)]
+    ranks = [subprocess.Popen([*command, str(rank), "2", device]) for rank in (0, 1)]
     assert [rank.wait(120) for rank in ranks] == [0, 0]
     return json.loads((folder / "answers.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return answers_of_two_ranks(tmp_path_factory.mktemp("ranks"), "cpu")
+
+
 @pytest.mark.parametrize("name", DIVIDED)
 def test_two_ranks_equal_one_process(name: str, answers: dict[str, Any]) -> None:
-    model = _model(name, DIVIDED[name])
+    model = make_model(name, DIVIDED[name])
     got = answers[name]
     assert "error" not in got, got
     with torch.inference_mode():
