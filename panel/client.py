@@ -206,7 +206,8 @@ class _StopWatch:
     def read(self, event: Mapping[str, Any]) -> str:
         """The text of one event. Raises ServerError where it is an error."""
         if "error" in event:
-            raise ServerError(str(event["error"].get("message", event["error"])))
+            error = event["error"]
+            raise ServerError(str(error.get("message", error)), reason=error.get("code"))
         self._usage = event.get("usage") or self._usage
         choices = event.get("choices", [])
         text = "".join(map(self._piece, choices))
@@ -278,4 +279,4 @@ def _raise_for_status(response: httpx.Response) -> None:
         return
     error = _json_object(response).get("error") or {}
     message = error.get("message") or f"HTTP {response.status_code}"
-    raise ServerError(message, status=response.status_code)
+    raise ServerError(message, status=response.status_code, reason=error.get("code"))

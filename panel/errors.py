@@ -3,6 +3,7 @@
 PanelError
  ├─ SettingsError        a setting is unknown or out of range (like the engine's ConfigError)
  ├─ SourceError          a model source cannot be understood, found or fetched
+ │   └─ SourceUnreachable    the hub does not answer, so nothing is known of the model
  ├─ ModelFolderError     a folder lacks config.json or weights, or they are damaged
  ├─ DoesNotFit           the sizing says no
  ├─ PortInUse            somebody else listens there
@@ -36,6 +37,10 @@ class SourceError(PanelError):
     code = "model_source"
 
 
+class SourceUnreachable(SourceError):
+    code = "source_unreachable"
+
+
 class ModelFolderError(PanelError):
     code = "model_folder"
 
@@ -53,13 +58,17 @@ class NotFound(PanelError):
 
 
 class ServerError(PanelError):
-    """`status` is the HTTP status that the engine gave."""
+    """`status` is the HTTP status that the engine gave, `reason` its own code for the error, such
+    as context_length_exceeded."""
 
     code = "server"
 
-    def __init__(self, message: str, *, status: int | None = None, fix: str = "") -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, reason: str | None = None, fix: str = ""
+    ) -> None:
         super().__init__(message, fix=fix)
         self.status = status
+        self.reason = reason
 
 
 class ServerUnreachable(ServerError):

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from panel.errors import SourceError
+from panel.errors import SourceError, SourceUnreachable
 from panel.models.headers import Stored, Tensor, parse_header
 from panel.models.library import revision_of
 from panel.models.source import ModelSource, SourceKind
@@ -207,8 +207,8 @@ _LISTERS: Mapping[SourceKind, Callable[[ModelSource], Listing]] = {
 # --- errors ------------------------------------------------------------------------------------
 
 
-def _unreachable(source: ModelSource, endpoint: str, error: Exception) -> SourceError:
-    return SourceError(
+def _unreachable(source: ModelSource, endpoint: str, error: Exception) -> SourceUnreachable:
+    return SourceUnreachable(
         f"{endpoint} cannot be reached, so {source} cannot be read ({type(error).__name__}).",
         fix=f"Check the network, or use {_OTHER_WAYS}.",
     )
