@@ -7,33 +7,20 @@ import streamlit as st
 from db.models import Attempt, Deployment
 from panel.runtimes.plan import Plan
 from panel.ui.actor import actor
-from panel.ui.i18n import N_, _
+from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
-from panel.ui.problems import shown
+from panel.ui.problems import show_told, shown
 
-CAUSES = {
-    "ModelTooLarge": N_("The model does not fit the device"),
-    "UnsupportedModel": N_("The engine does not run this kind of model"),
-    "ModelError": N_("The model's files cannot be used"),
-    "ConfigError": N_("An option has a wrong value"),
-    "model_source": N_("This model cannot be found"),
-    "model_folder": N_("This folder is not a usable model"),
-    "port_in_use": N_("The port is in use"),
-    "does_not_fit": N_("Does not fit"),
-    "killed": N_("The engine was killed"),
-    "exited": N_("The engine ended by itself"),
-}
 CURED_BY_PORT = frozenset({"port_in_use"})
 
 
 def draw_cause(attempt: Attempt) -> None:
     """What happened and what to do."""
     cause = attempt.cause or {}
-    title = CAUSES.get(cause.get("code", ""), N_("The start failed"))
-    message = cause.get("message") or _("No reason was recorded.")
-    st.error(message, title=_(title), icon=":material/error:")
-    if cause.get("fix"):
-        st.markdown(f":material/build: {cause['fix']}")
+    if not cause.get("message"):
+        st.error(_("No reason was recorded."), title=_("The start failed"), icon=":material/error:")
+        return
+    show_told(cause.get("code", ""), cause["message"], cause.get("fix", ""))
 
 
 def draw_evidence(attempt: Attempt) -> None:

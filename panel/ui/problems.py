@@ -7,56 +7,81 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from db.errors import DatabaseError, DatabaseReadOnly
-from engine.errors import ConfigError, EngineError
-from panel.errors import (
-    DoesNotFit,
-    ModelFolderError,
-    NotFound,
-    PanelError,
-    PortInUse,
-    ServerError,
-    ServerUnreachable,
-    SourceError,
-)
+from db.errors import DatabaseError
+from engine.errors import EngineError
+from panel.errors import PanelError
 from panel.ui.i18n import N_, _
+from panel.ui.sentences import in_words
 
 Problem = PanelError | DatabaseError | EngineError
 
-TITLES: tuple[tuple[type[Exception], str], ...] = (
-    (DatabaseReadOnly, N_("The database is read-only")),
-    (DatabaseError, N_("The database cannot be used")),
-    (DoesNotFit, N_("Does not fit")),
-    (PortInUse, N_("The port is in use")),
-    (SourceError, N_("This model cannot be found")),
-    (ModelFolderError, N_("This folder is not a usable model")),
-    (ConfigError, N_("An option has a wrong value")),
-    (ServerUnreachable, N_("The engine does not answer")),
-    (ServerError, N_("The engine refused the request")),
-    (NotFound, N_("Not found")),
-)
+TITLES = {
+    "database_read_only": N_("The database is read-only"),
+    "database": N_("The database cannot be used"),
+    "not_found": N_("Not found"),
+    "does_not_fit": N_("Does not fit"),
+    "port_in_use": N_("The port is in use"),
+    "cannot_listen": N_("The address cannot be used"),
+    "no_space": N_("The disk is too full"),
+    "source_unreachable": N_("The model hub cannot be reached"),
+    "model_source": N_("This model cannot be found"),
+    "model_folder": N_("This folder is not a usable model"),
+    "server_unreachable": N_("The engine does not answer"),
+    "server": N_("The engine refused the request"),
+    "engine_starting": N_("The engine is still starting"),
+    "engine_stopping": N_("The engine is stopping"),
+    "engine_dead": N_("The engine has ended"),
+    "engine_stalled": N_("The engine is stuck"),
+    "rate_limit_exceeded": N_("The engine is busy"),
+    "deadline_exceeded": N_("The answer took too long"),
+    "invalid_api_key": N_("The engine does not accept the key"),
+    "ModelTooLarge": N_("The model does not fit the device"),
+    "UnsupportedModel": N_("The engine does not run this kind of model"),
+    "ModelError": N_("The model's files cannot be used"),
+    "ConfigError": N_("An option has a wrong value"),
+    "killed": N_("The engine was killed"),
+    "exited": N_("The engine ended by itself"),
+    "ended": N_("The engine ended by itself"),
+    "deadline": N_("A stage took too long"),
+    "hung": N_("The engine stopped answering"),
+    "no_first_token": N_("The engine gives no token"),
+    "prepare_ended": N_("The model could not be prepared"),
+    "cannot_start": N_("The engine cannot be started"),
+}
+"""What happened, by the stable code of an error or of a stored cause."""
+
+UNKNOWN = N_("Something went wrong")
 
 
-def title_of(problem: Problem) -> str:
+def codes_of(problem: BaseException) -> Iterator[str]:
+    """The problem's own code, then those of the kinds it belongs to, from the narrowest."""
+    reason = getattr(problem, "reason", None)
+    if reason:
+        yield reason
+    for kind in type(problem).__mro__:
+        yield vars(kind).get("code") or kind.__name__
+
+
+def code_of(problem: Problem) -> str:
+    """The narrowest of its codes that has a title; `error` where none has."""
+    return next((code for code in codes_of(problem) if code in TITLES), "error")
+
+
+def title_of(code: str) -> str:
     """The kind of the problem in the reader's language."""
-    for kind, title in TITLES:
-        if isinstance(problem, kind):
-            return _(title)
-    return _("Something went wrong")
-
-
-def problem_of(code: str, message: str, fix: str) -> PanelError:
-    """A problem that was stored, with the class that its code names."""
-    kinds = (kind for kind, _title in TITLES if issubclass(kind, PanelError) and kind.code == code)
-    return next(kinds, PanelError)(message, fix=fix)
+    return _(TITLES.get(code, UNKNOWN))
 
 
 def show(problem: Problem) -> None:
     """Draw the problem and its fix."""
-    st.error(problem.message, title=title_of(problem), icon=":material/error:")
-    if problem.fix:
-        with st.container(horizontal=True, gap="xsmall"):
-            st.markdown(f":material/build: {problem.fix}")
+    show_told(code_of(problem), problem.message, problem.fix)
+
+
+def show_told(code: str, message: str, fix: str) -> None:
+    """Draw a problem that was stored by its code and its English sentences."""
+    st.error(in_words(message), title=title_of(code), icon=":material/error:")
+    if fix:
+        st.markdown(f":material/build: {in_words(fix)}")
 
 
 @contextmanager
