@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from panel.client import Delta
-from panel.errors import PanelError
+from panel.errors import PanelError, ServerError
+from panel.ui.problems import code_of
 
 PAINT_EVERY_S = 0.08
 """About 12 paints a second: the page sends the whole text with each, so not one a token."""
@@ -41,9 +42,10 @@ class Answering:
 
     def fail(self, problem: PanelError) -> None:
         """The engine refused or went away; what came until then is kept."""
+        is_answer = isinstance(problem, ServerError) and (problem.status or problem.reason)
         self.figures = {
-            "finish_reason": "error",
-            "code": problem.code,
+            "finish_reason": "refused" if is_answer and not self.text else "error",
+            "code": code_of(problem),
             "error": problem.message,
             "fix": problem.fix,
         }

@@ -83,10 +83,16 @@ def draw_head(deployment: Deployment | None) -> None:
 
 
 def draw_chats() -> None:
-    """The chats that were used last, each a button."""
-    with st.popover(_("Chats"), icon=":material/forum:"):
-        chats = opened_panel().chats(limit=CHATS_SHOWN)
-        if not chats:
+    """The chats that were used last, each a button; read when the list is opened."""
+    key = "chats_open"
+
+    def choose(id: str) -> None:
+        st.session_state[key] = False
+        address.put(chat=id)
+
+    with st.popover(_("Chats"), icon=":material/forum:", key=key, on_change="rerun") as opened:
+        chats = opened_panel().chats(limit=CHATS_SHOWN) if opened.open else []
+        if opened.open and not chats:
             st.caption(_("Chats are kept here, also when their deployment is gone."))
         untitled = _("Untitled")
         for chat in chats:
@@ -94,7 +100,8 @@ def draw_chats() -> None:
                 f"{chat.title or untitled} · :small[{ago(chat.updated_at)}]",
                 key=f"chat_{chat.id}",
                 type="tertiary",
-                on_click=lambda id=chat.id: address.put(chat=id),
+                on_click=choose,
+                args=(chat.id,),
             )
 
 

@@ -37,9 +37,7 @@ def draw(
         limit = max(16, int(deployment.plan["context_tokens"]))
         st.session_state[MAX_TOKENS] = min(st.session_state[MAX_TOKENS], limit)
         st.slider(_("Max tokens"), 16, limit, step=16, key=MAX_TOKENS, **keep)
-        st.number_input(
-            _("Seed"), min_value=0, step=1, key=SEED, placeholder=_("a new one each time"), **keep
-        )
+        st.number_input(_("Seed"), min_value=0, step=1, key=SEED, placeholder=_("random"), **keep)
     return sampling()
 
 

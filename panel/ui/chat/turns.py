@@ -17,9 +17,9 @@ from panel.ui import address
 from panel.ui.chat.answer import Answering, paced
 from panel.ui.chat.figures import draw_figures
 from panel.ui.chat.parameters import DEFAULTS, SYSTEM
+from panel.ui.chat.refusal import draw_refusal
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
-from panel.ui.problems import problem_of, show
 
 TITLE_LENGTH = 60
 USER, ASSISTANT = ":material/person:", ":material/smart_toy:"
@@ -32,7 +32,7 @@ def draw(
     if chat is None or not chat.messages:
         prompt = prompt or draw_empty(placeholder)
     if chat:
-        draw_past(chat)
+        draw_past(chat, deployment)
     if prompt:
         placeholder.empty()  # now, else the suggestions linger greyed under the stream
         answer(deployment, chat, prompt, sampling)
@@ -57,12 +57,14 @@ def draw_empty(placeholder: Any) -> str | None:
         )
 
 
-def draw_past(chat: Chat) -> None:
+def draw_past(chat: Chat, deployment: Deployment | None = None) -> None:
+    """The turns so far. deployment: the one that answers; None where none does."""
+    id = deployment.id if deployment else None
     for message in chat.messages:
-        draw_message(message)
+        draw_message(message, id if message is chat.messages[-1] else None)
 
 
-def draw_message(message: ChatMessage) -> None:
+def draw_message(message: ChatMessage, deployment_id: str | None) -> None:
     if message.role == "user":
         with st.chat_message("user", avatar=USER):
             st.markdown(message.content)
@@ -73,7 +75,7 @@ def draw_message(message: ChatMessage) -> None:
             st.markdown(message.content)
         draw_figures(figures)
         if "error" in figures:
-            show(problem_of(figures["code"], figures["error"], figures["fix"]))
+            draw_refusal(figures, deployment_id, key=f"longer_{message.id}")
 
 
 def answer(
@@ -98,12 +100,12 @@ def answer(
                 st.write_stream(paced(answering.collect(deltas), clock=time.monotonic))
         except PanelError as problem:
             answering.fail(problem)
-            draw_figures(answering.figures)
-            show(problem)
         else:
             draw_figures(answering.figures)
         finally:
             answering.store()  # also when Stop or a closed tab ends the script in the middle
+    if "error" in answering.figures:
+        st.rerun()  # so that the reason is drawn as a stored one is, with its button
 
 
 def messages_of(chat: Chat, prompt: str) -> list[dict[str, str]]:

@@ -11,16 +11,22 @@ from typing import Any, Self
 
 import streamlit as st
 
+from db.models import State
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from panel.deployments import Panel
+from panel.errors import NotFound
 from panel.runtimes.plan import DECIDED_BY_PLAN, Plan
 from panel.sizing.fit import Precision
 from panel.sizing.workload import Workload
 from panel.ui import address
+from panel.ui.opened import opened_panel
 
 STEPS = ("hardware", "model", "launch", "ready")
 DEFAULT_MODEL = "demo"
+FIELDS = ("step", "model", "precision", "context", "parallel", "option", "port", "deployment")
+"""The choice's names in the address."""
+
 LAST = "setup_last_choice"
 """Session key: the choice when this page was last drawn."""
 
@@ -45,7 +51,7 @@ class Choice:
     def read(cls) -> Self:
         """The choice in the address, or where it has none, the last one of this session."""
         if not address.text("step") and LAST in st.session_state:
-            st.session_state[LAST].write()
+            _to_go_on_with(st.session_state[LAST]).write()
         precision = address.text("precision")
         port = address.whole_number("port", 0)
         found = cls(
@@ -61,18 +67,40 @@ class Choice:
         st.session_state[LAST] = found
         return found
 
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """What a plan chose, at the step where it can be changed; the port is left open."""
+        return cls(
+            step="model",
+            model=plan.source,
+            precision=plan.precision,
+            context_tokens=plan.workload.context_tokens,
+            parallel_requests=plan.workload.parallel_requests,
+            options=tuple((n, v) for n, v in plan.options.items() if n in OPTIONS),
+        )
+
     def write(self) -> None:
         """Put the choice into the address, leaving out what is as it would be anyway."""
-        address.put(
-            step=self.step,
-            model=self.model,
-            precision=self.precision,
-            context=self.context_tokens,
-            parallel=self.parallel_requests,
-            option=[f"{name}={value}" for name, value in self.options],
-            port=self.port,
-            deployment=self.deployment,
-        )
+        query = self.query()
+        address.put(**{name: query.get(name) for name in FIELDS})
+
+    def query(self) -> dict[str, str | list[str]]:
+        """The choice as values of an address."""
+        values = {
+            "step": self.step,
+            "model": self.model,
+            "precision": self.precision,
+            "context": self.context_tokens,
+            "parallel": self.parallel_requests,
+            "port": self.port,
+            "deployment": self.deployment,
+        }
+        query: dict[str, str | list[str]] = {
+            name: str(value) for name, value in values.items() if value is not None
+        }
+        if self.options:
+            query["option"] = [f"{name}={value}" for name, value in self.options]
+        return query
 
     def change(self, **values: Any) -> None:
         """Write a choice that differs in some values. For callbacks."""
@@ -99,6 +127,17 @@ class Choice:
             port=self.port,
             options=dict(self.options),
         )
+
+
+def _to_go_on_with(last: Choice) -> Choice:
+    """The last choice; where its deployment has ended as asked, the step that makes another."""
+    if last.deployment is None:
+        return last
+    try:
+        is_over = opened_panel().deployment(last.deployment).state is State.STOPPED
+    except NotFound:
+        is_over = True
+    return replace(last, step="model", deployment=None) if is_over else last
 
 
 def _read_options(texts: list[str]) -> list[tuple[str, Any]]:
