@@ -11,7 +11,8 @@ from panel.sizing.fit import Fit, Precision
 from panel.sizing.recommend import recommend
 from panel.ui.i18n import N_, _, language
 from panel.ui.opened import opened_panel
-from panel.ui.setup.choice import Choice
+from panel.ui.sentences import in_words
+from panel.ui.setup.choice import DEFAULT_MODEL, Choice
 from panel.ui.wording import VERDICTS, badge, billions, gib, short_precision, tokens
 
 TIERS = {Tier.SMALL: N_("7B class"), Tier.LARGE: N_("13B class")}
@@ -75,13 +76,18 @@ def draw_best(choice: Choice) -> None:
         )
 
 
+def recommended(choice: Choice) -> str:
+    """What is chosen where nobody named a model."""
+    found = recommend(opened_panel().machine(), choice.workload)
+    return str(found[0].entry.source) if found else DEFAULT_MODEL
+
+
 def draw_own(choice: Choice) -> None:
     key = "own_source"
 
     def chosen() -> None:
         text = (st.session_state[key] or "").strip()
-        if text:
-            choice.change(model=text, precision=None)
+        choice.change(model=text or recommended(choice), precision=None)
 
     offered = {str(entry.source) for entry in opened_panel().catalog()}
     st.session_state[key] = "" if choice.model in offered else choice.model
@@ -113,7 +119,7 @@ def draw_entry(choice: Choice, entry: Entry) -> None:
         try:
             fits = opened_panel().size(source, workload=choice.workload).fits
         except PanelError as error:
-            st.caption(f":material/error: {error.message}")
+            st.caption(f":material/error: {in_words(error.message)}")
         else:
             draw_fits(fits, source, choice)
 
