@@ -18,15 +18,25 @@ STATIC = HERE / "static"  # absolute: Streamlit resolves pictures from the worki
 def pages() -> dict[str, list[st.Page]]:  # type: ignore[valid-type]  # st.Page is a class at run time
     def page(name: str, title: str, icon: str, *, default: bool = False) -> st.Page:  # type: ignore[valid-type]
         path = HERE / "views" / f"{name}.py"
-        return st.Page(path, title=title, icon=f":material/{icon}:", default=default)
+        # The first page is at / and reserves one more name: leave /setup to `to_setup`.
+        url_path = "first" if default else name
+        return st.Page(
+            path, title=title, icon=f":material/{icon}:", default=default, url_path=url_path
+        )
 
     return {
         _("Deploy"): [
             page("setup", _("Set up"), "rocket_launch", default=True),
             page("deployments", _("Deployments"), "deployed_code_history"),
+            st.Page(to_setup, title=_("Set up"), url_path="setup", visibility="hidden"),
         ],
         _("Use"): [page("playground", _("Playground"), "forum")],
     }
+
+
+def to_setup() -> None:
+    """/setup, as somebody may type it: the wizard's own address is /, being the first page."""
+    st.switch_page("views/setup.py", query_params=st.query_params.to_dict())
 
 
 def draw_language() -> None:
@@ -69,6 +79,7 @@ def main() -> None:
     with st.sidebar:
         draw_language()
         draw_supervisor()
+        i18n.draw_memory()
     with shown():
         page.run()
 

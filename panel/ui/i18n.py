@@ -1,7 +1,8 @@
 """Texts in the reader's language: gettext catalogues under locales/, chosen anew for every run.
 
-The order: `?lang=` in the URL, what the reader chose in the sidebar, the browser's language,
-English. Pages call `_()` at draw time, never at import, because one process serves all readers.
+The order: `?lang=` in the URL, what the reader chose in this visit, what an earlier visit left in a
+cookie, the browser's language, English. Pages call `_()` at draw time, never at import, because one
+process serves all readers.
 On Python 3.11 babel does not see `_()` inside an f-string: assign first, then format.
 """
 
@@ -12,6 +13,7 @@ import gettext
 from pathlib import Path
 
 import streamlit as st
+from streamlit.components import v2 as components
 
 LOCALES = Path(__file__).with_name("locales")
 DOMAIN = "panel"
@@ -20,12 +22,21 @@ BABEL_LOCALES = {"en": "en", "zh": "zh_Hans_CN"}
 CHOICE = "language"
 """Session key: the language that this reader chose, by URL or in the sidebar."""
 
+COOKIE, COOKIE_DAYS = "autoglm_language", 365
+_REMEMBER = components.component(
+    "autoglm_remember", js=(Path(__file__).parent / "static" / "remember.js").read_text()
+)
+
 
 def language() -> str:
     """The language of this run, `en` or `zh`."""
-    chosen = st.query_params.get("lang") or st.session_state.get(CHOICE)
-    if chosen in LANGUAGES:
-        return chosen
+    for chosen in (
+        st.query_params.get("lang"),
+        st.session_state.get(CHOICE),
+        st.context.cookies.get(COOKIE),
+    ):
+        if chosen in LANGUAGES:
+            return chosen
     return "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
 
 
@@ -40,6 +51,13 @@ def keep_choice() -> None:
         st.session_state[CHOICE] = given
     elif st.session_state.get(CHOICE):
         st.query_params["lang"] = st.session_state[CHOICE]
+
+
+def draw_memory() -> None:
+    """Leave the choice of this visit, if there was one, in a cookie; nothing is seen of it."""
+    if st.session_state.get(CHOICE):
+        data = {"name": COOKIE, "value": st.session_state[CHOICE], "days": COOKIE_DAYS}
+        _REMEMBER(data=data, key="remember_language", height=1)
 
 
 def choose(chosen: str) -> None:
