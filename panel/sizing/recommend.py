@@ -96,6 +96,17 @@ def choose(fits: dict[Precision, Fit], has_gpu: bool) -> Precision | None:
     return None
 
 
+def least_memory(machine: Machine, tier: Tier, workload: Workload) -> Fit:
+    """The smallest that any offered model of a tier takes, whether or not it fits here."""
+    shapes = (
+        shape_of_config(entry.config, entry.name, counted=entry.counted)
+        for entry in catalog()
+        if entry.tier is tier
+    )
+    every = (fit for shape in shapes for fit in sizes(shape, machine, workload).values())
+    return min(every, key=lambda fit: fit.total_bytes)
+
+
 def _choose(entry: Entry, machine: Machine, workload: Workload) -> Recommendation | None:
     shape = shape_of_config(entry.config, entry.name, counted=entry.counted)
     fits = sizes(shape, machine, workload)

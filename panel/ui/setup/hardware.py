@@ -6,7 +6,8 @@ import streamlit as st
 
 from panel.hardware.machine import Gpu, Machine, ProblemCode
 from panel.models.catalog import Tier
-from panel.sizing.recommend import tier_of
+from panel.sizing.recommend import least_memory, tier_of
+from panel.sizing.workload import Workload
 from panel.ui.i18n import N_, _, ngettext
 from panel.ui.opened import opened_panel
 from panel.ui.setup.choice import Choice
@@ -164,10 +165,13 @@ def draw_meaning(machine: Machine) -> None:
             "built-in demo model and for trying everything out."
         )
     )
+    least = least_memory(machine, Tier.SMALL, Workload())
     st.markdown(
         _(
-            "A 7B model starts if {size} or more of memory is free, and answers slowly.",
-            size="8 GiB",
+            "A 7B model starts in {precision} if {size} or more of memory is free, and answers "
+            "slowly.",
+            precision=least.precision,
+            size=gib(least.total_bytes),
         )
     )
 
