@@ -71,6 +71,7 @@ class MemoryWords:
     runtime: str
     headroom: str
     reserve: str
+    reserve_help: str
     limit: str
 
 
@@ -92,6 +93,7 @@ def memory_bar(fit: Fit, words: MemoryWords, *, is_dark: bool) -> dict[str, Any]
     ]
     longest = max(fit.capacity_bytes, fit.total_bytes)
     series = [_part(*part, longest=longest) for part in parts]
+    series[-1]["tooltip"] = {"formatter": f"{words.reserve_help}: {reserve / GIB:.2f} GiB"}
     series[-1]["markLine"] = _line(fit.capacity_bytes / GIB, words.limit, colors)
     return {
         "animation": False,

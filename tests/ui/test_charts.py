@@ -12,7 +12,7 @@ from panel.ui.charts import MemoryWords, memory_bar, timeline
 from panel.ui.progress import progress_of, spans_of
 
 GIB = 1024**3
-WORDS = MemoryWords("weights", "kv", "activations", "runtime", "free", "kept", "16 GiB")
+WORDS = MemoryWords("weights", "kv", "activations", "runtime", "free", "kept", "why kept", "16 GiB")
 BEGIN = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from engine.config import EngineConfig
 from panel.deployments import Sizing
 from panel.sizing.fit import Fit, Precision, Verdict
 from panel.sizing.workload import MAX_PARALLEL
 from panel.ui.charts import MEMORY_BAR_HEIGHT, MemoryWords, memory_bar
 from panel.ui.i18n import _
+from panel.ui.opened import opened_panel
 from panel.ui.setup.choice import Choice
 from panel.ui.setup.notes import said
-from panel.ui.wording import gib, kib, number, tokens
+from panel.ui.wording import gib, kib, number, percent, tokens
 
 CONTEXTS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 PARALLEL = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -63,13 +65,15 @@ def _slider(label: str, field: str, steps: list[int], choice: Choice) -> None:
 
 
 def draw_bar(fit: Fit, *, key: str) -> None:
+    has_gpu = bool(opened_panel().machine().gpus)
     words = MemoryWords(
         weights=_("Weights"),
         kv=_("KV cache"),
         activations=_("Activations"),
         runtime=_("Runtime"),
         headroom=_("Free"),
-        reserve=_("Kept back"),
+        reserve=_("Used by others, reserve") if has_gpu else _("Used by others"),
+        reserve_help=reserve_words(),
         limit=gib(fit.capacity_bytes),
     )
     st.echarts_chart(
@@ -85,6 +89,16 @@ def draw_bar(fit: Fit, *, key: str) -> None:
     )
 
 
+def reserve_words() -> str:
+    """What is kept back from the device's memory."""
+    if opened_panel().machine().gpus:
+        return _(
+            "Without what other programs use now and a reserve of {share} for the driver and peaks",
+            share=percent(1 - EngineConfig.memory_fraction),
+        )
+    return _("Without what other programs use now")
+
+
 def draw_figures(fit: Fit) -> None:
     with st.container(horizontal=True):
         st.metric(
@@ -92,7 +106,7 @@ def draw_figures(fit: Fit) -> None:
             gib(fit.total_bytes),
             help=_("± {size}, from {device}", size=gib(fit.error_bytes), device=fit.device_name),
         )
-        st.metric(_("Usable"), gib(fit.budget_bytes))
+        st.metric(_("Usable"), gib(fit.budget_bytes), help=reserve_words())
         st.metric(_("KV per token"), kib(fit.kv_bytes_per_token))
         st.metric(
             _("Longest context"), tokens(fit.max_context_tokens) if fit.max_context_tokens else "–"
