@@ -8,6 +8,7 @@ import streamlit as st
 
 from db.models import Attempt, Deployment
 from panel.runtimes.plan import Plan
+from panel.ui.command import draw_command
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
 from panel.ui.wording import number, tokens
@@ -17,7 +18,7 @@ def draw(deployment: Deployment) -> None:
     plan = Plan.from_dict(deployment.plan)
     st.table(rows_of(plan), border="horizontal", alt=_("Settings"))
     st.caption(_("The same from a terminal"))
-    st.code(opened_panel().command_line(plan), language=None, wrap_lines=True)
+    draw_command(opened_panel().command_line(plan))
     if deployment.last_attempt:
         draw_started(deployment.last_attempt)
 
@@ -39,7 +40,7 @@ def draw_started(attempt: Attempt) -> None:
     """The command as it was started, and the packages it ran with."""
     if attempt.argv:
         st.caption(_("What was started"))
-        st.code(shlex.join(attempt.argv["argv"]), language=None, wrap_lines=True)
+        draw_command(shlex.join(attempt.argv["argv"]))
     if attempt.environment:
         with st.expander(_("Environment"), icon=":material/inventory_2:"):
             st.json(attempt.environment)

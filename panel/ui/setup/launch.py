@@ -8,6 +8,7 @@ from db.models import Deployment, State
 from panel.runtimes.plan import Plan
 from panel.sizing.fit import Fit
 from panel.ui.actor import actor
+from panel.ui.command import draw_command
 from panel.ui.failure import draw_cause, draw_evidence, draw_try_again
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
@@ -75,23 +76,28 @@ def draw_ended(choice: Choice, deployment: Deployment) -> None:
     """Why the start did not lead to a ready engine, what to do about it, and how far it came."""
     draw_title(deployment)
     attempt = deployment.last_attempt
-    if deployment.state is State.FAILED and attempt:
+    has_failed = deployment.state is State.FAILED
+    if has_failed and attempt:
         draw_cause(attempt)
-    else:
+    elif not has_failed:
         st.info(_("It was stopped."), icon=":material/stop_circle:")
-    draw_ways_on(choice, deployment)
-    if attempt:
+    draw_ways_on(choice, deployment, has_failed=has_failed)
+    if attempt and has_failed:
         draw_evidence(attempt)
+    if attempt:
         draw_stages(attempt, {}, [])
 
 
-def draw_ways_on(choice: Choice, deployment: Deployment) -> None:
+def draw_ways_on(choice: Choice, deployment: Deployment, *, has_failed: bool) -> None:
+    """After a failure the same again; after a stop another one."""
     with st.container(horizontal=True, gap="small"):
-        new_id = draw_try_again(deployment, key="setup")
+        new_id = draw_try_again(deployment, key="setup") if has_failed else None
+        text = _("Change the settings") if has_failed else _("Set up another")
         st.button(
-            _("Change the settings"),
-            key="change_settings",
-            icon=":material/tune:",
+            text,
+            key="change_settings" if has_failed else "another",
+            icon=":material/tune:" if has_failed else ":material/add:",
+            type="secondary" if has_failed else "primary",
             on_click=choice.change,
             kwargs={"step": "model", "deployment": None},
         )
@@ -114,8 +120,11 @@ def draw_side(deployment: Deployment, is_settled: bool) -> None:
                 opened_panel().stop(deployment.id, actor=actor())
                 st.rerun()
     st.caption(_("The same from a terminal"))
-    st.code(opened_panel().command_line(plan), language=None, wrap_lines=True)
-    st.caption(_("You may close this page: the start goes on, and this address shows it again."))
+    draw_command(opened_panel().command_line(plan))
+    if not is_settled:
+        st.caption(
+            _("You may close this page: the start goes on, and this address shows it again.")
+        )
 
 
 def facts(deployment: Deployment, plan: Plan) -> dict[str, str]:

@@ -9,6 +9,7 @@ from panel.errors import PanelError
 from panel.sizing.fit import Verdict
 from panel.ui import problems
 from panel.ui.actor import actor
+from panel.ui.command import draw_command as draw_line
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
 from panel.ui.setup import hardware, memory, models, options
@@ -51,7 +52,7 @@ def draw_command(choice: Choice, sizing: Sizing) -> None:
     panel = opened_panel()
     with problems.shown():
         line = panel.command_line(choice.plan(panel, sizing.chosen))
-        st.code(line, language=None, wrap_lines=True)
+        draw_line(line)
 
 
 def draw_buttons(choice: Choice, sizing: Sizing | None) -> None:
