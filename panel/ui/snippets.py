@@ -10,6 +10,11 @@ from typing import Any
 KEY_VARIABLE = "AUTOGLM_API_KEY"
 
 
+def export(key_path: str) -> str:
+    """The line that puts the key of a file into the variable, for a POSIX shell."""
+    return f'export {KEY_VARIABLE}="$(cat {shlex.quote(key_path)})"'
+
+
 def curl(base_url: str, request: Mapping[str, Any]) -> str:
     """A command for a POSIX shell; the body is quoted for it."""
     body = shlex.quote(json.dumps(request, ensure_ascii=False))
