@@ -14,6 +14,7 @@ from db.models import StageName, State
 from panel.sizing.fit import Verdict
 from panel.ui.i18n import N_, _, babel_locale
 
+MOMENT = "yyyy-MM-dd HH:mm:ss"
 GIB = 1024**3
 KIB = 1024
 
@@ -83,8 +84,8 @@ def percent(share: float) -> str:
 
 
 def tokens(count: int) -> str:
-    """`4k` for 4096, `512` for 512."""
-    return f"{count // 1024}k" if count >= 1024 and count % 1024 == 0 else number(count)
+    """`4,096`: written out everywhere, so that a context and a count of tokens can be compared."""
+    return number(count)
 
 
 def billions(num_params: int) -> str:
@@ -132,10 +133,10 @@ def zone() -> ZoneInfo:
 
 
 def moment(at: datetime | None) -> str:
-    """Date and time in the reader's zone."""
+    """`2026-11-22 19:30:05` in the reader's zone: the same in every language and on every page."""
     if at is None:
         return "–"
-    return format_datetime(at, format="medium", tzinfo=zone(), locale=babel_locale())
+    return format_datetime(at, format=MOMENT, tzinfo=zone(), locale=babel_locale())
 
 
 def clock(at: datetime) -> str:

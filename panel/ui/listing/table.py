@@ -103,7 +103,7 @@ def columns(ids: list[str]) -> dict[str, Any]:
         "id": config.TextColumn("ID", width=90),
         "model": config.TextColumn(_("Model"), width=200),
         "precision": config.TextColumn(_("Precision"), width=90),
-        "created": config.DatetimeColumn(_("Asked for"), format="YYYY-MM-DD HH:mm", width=140),
+        "created": config.DatetimeColumn(_("Asked for"), format="YYYY-MM-DD HH:mm:ss", width=150),
         "ready": config.TextColumn(_("Time to ready"), width=110),
         "up": config.TextColumn(_("Uptime"), width=110),
         "endpoint": config.TextColumn(_("Address"), width=180),
