@@ -52,9 +52,8 @@ class Fbgemm:
         zeros = torch.zeros(len(scale), dtype=torch.int64)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
-            quantized = torch.ops.aten._make_per_channel_quantized_tensor(
-                weight, scale.double(), zeros, 0
-            )
+            make = torch._make_per_channel_quantized_tensor  # pyright: ignore[reportPrivateImportUsage]  # torch.ops' own would warn past Python
+            quantized = make(weight, scale.double(), zeros, 0)
             self._packed = torch.ops.quantized.linear_prepack(quantized, None)
         self._product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from engine.footprint import LinearShape
@@ -84,6 +85,21 @@ def pack_weights(model: nn.Module) -> Counter[str]:
     concatenated any more; returns the kernels' names and how many weights each has."""
     layers = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
     return Counter(layer.pack() for layer in layers)
+
+
+def saved_bytes(model: Any, dtype: torch.dtype) -> int:
+    """How much less the model takes than it would in this type; a head that was tied to the
+    embedding took nothing."""
+    is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    tied = model.get_output_embeddings() if is_tied else None
+    saved = 0
+    for layer in model.modules():
+        if isinstance(layer, QuantizedLinear):
+            own = (buffer for name, buffer in layer.named_buffers() if name != "bias")
+            taken = sum(b.numel() * b.element_size() for b in own) + layer.packed_bytes
+            before = 0 if layer is tied else layer.out_features * layer.in_features
+            saved += before * dtype.itemsize - taken
+    return saved
 
 
 def kept_expert_params(model: nn.Module) -> int:

@@ -30,7 +30,7 @@ from engine.model.packed import pack_linears
 from engine.model.packed import pack_linears
 from engine.model.parallel import WHOLE, Rank, connect, device_map, join, smallest, total
 from engine.model.tokenizer import grammar_tokenizer
-from engine.quant.replace import pack_weights
+from engine.quant.replace import pack_weights, saved_bytes
 from engine.structured import LlguidanceCompiler
 from engine.worker.group import Group
 from engine.worker.kvcache import KVCache, bytes_per_token, choose_num_blocks
@@ -136,6 +136,8 @@ def build(
     )
     for kernel, count in pack_weights(loaded.model).items():
         logger.info("%d quantized weights are computed by %s", count, kernel)
+    if config.quantization != "none":
+        _tell_saved(loaded, config.quantization)
     logger.info("%d weights are laid out for oneDNN", pack_linears(loaded.model))
     logger.info("%d weights are laid out for oneDNN", pack_linears(loaded.model))
     length = _max_seq_length(config, loaded.model.config)
@@ -179,6 +181,18 @@ def _limits(config: EngineConfig, max_seq_length: int, vocab_size: int) -> Limit
         enable_prefix_cache=config.enable_prefix_cache,
         max_queue=config.max_queue,
         batch_wait_s=config.batch_wait_ms / 1000,
+    )
+
+
+def _tell_saved(loaded: LoadedModel, quantization: str) -> None:
+    saved, left = saved_bytes(loaded.model, loaded.dtype), stored_bytes(loaded.model)
+    logger.info(
+        "%s: %.0f MiB of weights instead of %.0f, %.0f %% less; what it costs: "
+        "python -m engine.quant.report",
+        quantization,
+        left / footprint.MIB,
+        (left + saved) / footprint.MIB,
+        100 * saved / (left + saved),
     )
 
 

@@ -18,6 +18,7 @@ from engine.quant.replace import (
     quantizable_shapes,
     quantize_head,
     quantize_loaded,
+    saved_bytes,
 )
 from tests.unit.tiny_models import TinyEngine, greedy, prompts, tiny_model
 
@@ -28,6 +29,10 @@ WEIGHT_ONLY = [Int8Linear, Int4Linear]
 def random_linear(out_features: int = 40, in_features: int = 300) -> nn.Linear:
     torch.manual_seed(0)
     return nn.Linear(in_features, out_features)
+
+
+def num_param_bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def num_bytes(layer: nn.Module) -> int:
@@ -153,6 +158,20 @@ def test_the_head_is_quantized_where_the_format_says_so_even_if_it_is_tied() -> 
     assert not quantize_head(model, Int8DynamicLinear)
     assert isinstance(model.lm_head, Int8DynamicLinear)
     assert type(model.get_input_embeddings()) is nn.Embedding
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_the_saved_bytes_are_the_difference(is_tied: bool) -> None:
+    model = tiny_model("llama")
+    model.config.tie_word_embeddings = is_tied
+    model.tie_weights()
+    full = num_param_bytes(model)
+    quantize_loaded(model, Int8DynamicLinear)
+    quantize_head(model, Int8DynamicLinear)
+    left = num_param_bytes(model) + sum(
+        num_bytes(m) for m in model.modules() if isinstance(m, QuantizedLinear)
+    )
+    assert saved_bytes(model, torch.float32) == full - left
 
 
 def test_experts_in_one_tensor_stay_and_are_counted() -> None:
