@@ -173,9 +173,13 @@ class Scheduler:
                 plan.add(request)
         if not plan.preempted:
             self._admit(plan)
-        has_results_to_come = any(request.num_unknown for request in self._requests.values())
-        assert plan.chunks or has_results_to_come or not self.has_work, f"no step: {self._requests}"
+        assert plan.chunks or self._waits_for_results, f"work but no step: {self._requests}"
         return list(plan.chunks.values())
+
+    @property
+    def _waits_for_results(self) -> bool:
+        requests = self._requests.values()
+        return not requests or any(request.num_unknown for request in requests)
 
     def _make_room(self, request: Request, plan: Plan) -> bool:
         """Hold blocks for all of the request's tokens. False if the request itself had to yield."""
