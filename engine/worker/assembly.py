@@ -27,7 +27,6 @@ from engine.model.fast import use_fast_blocks
 from engine.model.load import LoadedModel, load_model, stored_bytes
 from engine.model.merge import merge_siblings
 from engine.model.packed import pack_linears
-from engine.model.packed import pack_linears
 from engine.model.parallel import WHOLE, Rank, connect, device_map, join, smallest, total
 from engine.model.tokenizer import grammar_tokenizer
 from engine.quant.replace import pack_weights, saved_bytes
@@ -138,7 +137,6 @@ def build(
         logger.info("%d quantized weights are computed by %s", count, kernel)
     if config.quantization != "none":
         _tell_saved(loaded, config.quantization)
-    logger.info("%d weights are laid out for oneDNN", pack_linears(loaded.model))
     logger.info("%d weights are laid out for oneDNN", pack_linears(loaded.model))
     length = _max_seq_length(config, loaded.model.config)
     cache = _allocate(config, loaded, layers, length)
