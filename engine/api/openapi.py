@@ -91,8 +91,7 @@ def _responses(operation: Operation) -> Json:
     else:
         content = {"application/json": {"schema": {"type": "object"}}}
     if operation.chunk:
-        words = f"Events of the shape {operation.chunk.__name__}, then `data: [DONE]`"
-        content["text/event-stream"] = {"schema": {"type": "string", "description": words}}
+        content["text/event-stream"] = {"schema": _events(operation.chunk)}
     told: Json = {"200": {"description": "The answer", "headers": _HEADERS, "content": content}}
     for status in _error_statuses(operation):
         shape = operation.failure if status == 503 else ErrorAnswer
@@ -102,6 +101,15 @@ def _responses(operation: Operation) -> Json:
             "content": {"application/json": {"schema": _ref(shape)}},
         }
     return told
+
+
+def _events(chunk: type[BaseModel]) -> Json:
+    """One event, as OpenAPI 3.2 describes them."""
+    chunk_or_error: Json = {"anyOf": [_ref(chunk), _ref(ErrorAnswer)]}
+    as_json = {"contentMediaType": "application/json", "contentSchema": chunk_or_error}
+    end: Json = {"const": "[DONE]", "description": "The last event of a whole answer"}
+    data = {"type": "string", "anyOf": [end, as_json]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _error_statuses(operation: Operation) -> list[int]:
