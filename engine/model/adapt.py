@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from engine.attention import op
 from engine.attention.metadata import Variant
 from engine.errors import ModelError, UnsupportedModel
+from engine.model import language
 from engine.model.folder import Folder
 from engine.quant import checkpoint
 
@@ -103,14 +104,14 @@ def read_config(folder: Folder) -> PreTrainedConfig:
 def check_config(config: PreTrainedConfig) -> None:
     """Refuse what its configuration already tells. Raises UnsupportedModel."""
     name = config.model_type
-    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not language.sees(config):
         raise _unsupported(name, "is not a text-generating model of transformers")
     trained_as = config.architectures or []
-    if trained_as and not set(trained_as) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+    if trained_as and not set(trained_as) & language.class_names(config):
         raise _unsupported(name, f"was trained as {', '.join(trained_as)}, not to continue text")
     if config.is_encoder_decoder:
         raise _unsupported(name, "is an encoder-decoder model")
-    others = set(getattr(config, "layer_types", None) or ()) - _KNOWN_LAYER_TYPES
+    others = set(getattr(config.get_text_config(), "layer_types", None) or ()) - _KNOWN_LAYER_TYPES
     if others:
         raise _unsupported(name, f"has layers of type {', '.join(sorted(others))}")
 

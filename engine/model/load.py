@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from engine import footprint
 from engine.config import EngineConfig
 from engine.errors import ConfigError, ModelError, ModelTooLarge
-from engine.model import adapt
+from engine.model import adapt, language
 from engine.model.device import choose_device, choose_dtype, dtype_name, free_bytes
 from engine.model.folder import Folder, read_folder
 from engine.model.merge import merge_siblings
@@ -100,13 +100,15 @@ def stored_bytes(model: torch.nn.Module) -> int:
 
 
 def _build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = language.model_class(config)
     adapt.check_class(model_class, config.model_type)
-    config.dtype = dtype
+    config.dtype = config.get_text_config().dtype = dtype
     with ExitStack() as stack:
         for context in model_class.get_init_context(dtype, False, False, False):
             stack.enter_context(context)
-        return model_class(config)
+        model: PreTrainedModel = model_class(config)
+    language.leave_out_vision(model)
+    return model
 
 
 def _refuse_too_large(
@@ -154,7 +156,7 @@ def _load_weights(
         weight_mapping=conversions,
     )
     stored = checkpoint.scheme_of(folder.config, folder.config["model_type"])
-    parts = _parts(folder)
+    parts = _parts(language.without_vision(folder.tensors, model.config))
     missing = set(model.state_dict())
     num_merged, info = 0, cast(Any, None)
     with ExitStack() as stack:
@@ -196,10 +198,10 @@ def _tensors(model: torch.nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
     return (*model.named_parameters(), *model.named_buffers())
 
 
-def _parts(folder: Folder) -> list[list[str]]:
+def _parts(stored: Iterable[str]) -> list[list[str]]:
     """Names of tensors by layer; what is in no layer (embedding, head) comes first."""
     parts: dict[int, list[str]] = {}
-    for name in folder.tensors:
+    for name in stored:
         number = _LAYER_NUMBER.search(name)
         parts.setdefault(int(number[1]) if number else -1, []).append(name)
     return [parts[number] for number in sorted(parts)]
