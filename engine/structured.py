@@ -212,6 +212,9 @@ def words_of(num_tokens: int) -> int:
 
 
 def set_bit(mask: Mask, token_id: int, value: bool) -> None:
+    """Does nothing for a token beyond the mask: some tokenizers have more than their model."""
+    if token_id >= 32 * mask.size:
+        return
     bit = np.int32(np.uint32(1 << token_id % 32).view(np.int32))
     word = token_id // 32
     mask[word] = mask[word] | bit if value else mask[word] & ~bit
