@@ -49,11 +49,12 @@ _EYES_OF: dict[str, dict[str, Any]] = {
         "fullatt_block_indexes": [0],
     },
 }
-_SECTIONS = {
+_ROTARY = {
     "glm4v": ([2, 1, 1], 0.5),
     "qwen2_vl": ([4, 2, 2], 1.0),
     "qwen2_5_vl": ([4, 2, 2], 1.0),
 }
+"""Frequencies for time, height and width, and the share of a head that rotates."""
 _MARKS = {"image_token_id": 150, "video_token_id": 151}
 
 
