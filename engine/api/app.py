@@ -117,8 +117,9 @@ class Routes:
             messages, tools = asked.messages(body)
             ids = await chat_ids(vocabulary, messages, body.chat_template_kwargs, tools)
             prompt_end = vocabulary.text_of(ids[-_PROMPT_END_TOKENS:])
-        kind = partial(ChatFormat, make_reader=asked.reader(prompt_end))
-        kept = vocabulary.keeping(asked.markers)
+        make_reader = asked.reader(prompt_end)
+        kind = partial(ChatFormat, make_reader=make_reader)
+        kept = asked.dialect.vocabulary if make_reader else vocabulary
         grammar = await asyncio.to_thread(asked.grammar, prompt_end) if asked.is_bound else None
         return self._answer(body, kind, [ids], kept, request, stages, grammar=grammar)
 

@@ -7,7 +7,7 @@ ChatRequest + Dialect ─► Asked ─► messages for the template
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,6 @@ class Asked:
     must_call: bool
     is_single: bool
     response_format: ResponseFormat | None
-
-    @property
-    def markers(self) -> Collection[str]:
-        """Special tokens that must stay in the answer's text, for the reader."""
-        return self.dialect.special_ids if self.functions or self.dialect.reasoning else ()
 
     def messages(self, body: ChatRequest) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """(messages, tools) as the chat template takes them."""

@@ -21,12 +21,14 @@ class Dialect:
 
     renders_tools: whether the chat template has a place for tools; else `told` writes them down.
     special_ids: special tokens that are markers, by their text.
+    vocabulary: the tokenizer, but its text keeps these.
     """
 
     tools: ToolFormat | None
     reasoning: ReasoningFormat | None
     renders_tools: bool
     special_ids: Mapping[str, int]
+    vocabulary: Vocabulary
 
 
 def dialect_of(vocabulary: Vocabulary, config: EngineConfig) -> Dialect:
@@ -37,7 +39,7 @@ def dialect_of(vocabulary: Vocabulary, config: EngineConfig) -> Dialect:
     thought = _reasoning(config.reasoning_parser, template)
     markers = (called.markers if called else "") + (thought.begin + thought.end if thought else "")
     special = {text: i for text, i in vocabulary.special_ids().items() if text in markers}
-    return Dialect(called, thought, renders_tools, special)
+    return Dialect(called, thought, renders_tools, special, vocabulary.keeping(special))
 
 
 def _tools(name: str, template: str) -> ToolFormat | None:

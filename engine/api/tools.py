@@ -120,7 +120,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         call="{object}",
         separator="; ",
         arguments_key="parameters",
-        signs=("tools", '"parameters"'),
+        signs=("ipython", '"parameters"'),
     ),
     ToolFormat("glm4", call="{name}\n{arguments}", signs=("tools", "<|observation|>")),
 )

@@ -202,7 +202,7 @@ def test_an_argument_of_a_text_type_stays_text() -> None:
         ("[TOOL_CALLS]name[ARGS]{", "mistral-named"),
         ("<｜tool▁calls▁begin｜> function ```json", "deepseek-v3"),
         ("<｜tool▁calls▁begin｜>", "deepseek-v3.1"),
-        ('{% if tools %}<|python_tag|>{"name": n, "parameters": p}', "llama3-json"),
+        ('Environment: ipython {"name": n, "parameters": p}', "llama3-json"),
         ("{% if tools %}<|observation|>", "glm4"),
         ("{{ messages }}", None),
     ],

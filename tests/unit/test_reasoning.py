@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.api.reasoning import (
+    ReasoningFormat,
     ReasoningSplitter,
     Start,
+    after_thoughts,
     format_named,
     format_of,
     start_of,
 )
+from engine.structured import (
+    GrammarError,
+    LlguidanceCompiler,
+    TokenizerText,
+    check,
+    json_schema_grammar,
+    words_of,
+)
+from tests.contract.tiny_tokenizer import BOS, BOS_ID, EOS, EOS_ID, VOCAB_SIZE, tiny_tokenizer
 
 THINK = format_named("qwen3")
 
@@ -65,3 +77,38 @@ def test_the_family_is_told_by_the_chat_template() -> None:
     assert (row := format_of("[/THINK]")) is not None
     assert row.name == "mistral"
     assert format_of("{{ messages }}") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "starts"),
+    [
+        ('{"a": 1}', {Start.BEFORE, Start.AFTER}),
+        ('<think>hm {"</think>\n\n{"a": 1}', {Start.BEFORE, Start.INSIDE}),
+        ('hm</think>{"a": 1}', {Start.INSIDE}),
+        ('hm</think>\n\n\n{"a": 1}', set()),
+        ("<think>no answer</think>", set()),
+    ],
+)
+def test_a_bound_answer_follows_its_grammar_after_the_thoughts(
+    text: str, starts: set[Start]
+) -> None:
+    tokenizer = TokenizerText(tiny_tokenizer().backend_tokenizer.to_str(), EOS_ID, VOCAB_SIZE)
+    compiler = LlguidanceCompiler(lambda: tokenizer, VOCAB_SIZE)
+    grammar = json_schema_grammar({"type": "object", "properties": {"a": {"type": "integer"}}})
+    for start in Start:
+        matcher = compiler.compile(after_thoughts(grammar, THINK, start, {}))
+        try:
+            for byte in text.encode():
+                matcher.accept(byte)
+            may_end = matcher.fill(np.zeros(words_of(VOCAB_SIZE), np.int32))
+        except GrammarError:
+            may_end = False
+        assert may_end == (start in starts), start
+
+
+def test_a_marker_that_is_a_special_token_is_named_by_its_id() -> None:
+    row = ReasoningFormat("special", BOS, EOS)
+    grammar = after_thoughts("start: /x/", row, Start.BEFORE, {BOS: BOS_ID, EOS: EOS_ID})
+    assert f"start: (<[{BOS_ID}]> thoughts)? /x/" in grammar
+    assert f"<[{EOS_ID}]> gap" in grammar
+    check(grammar, param="x")
