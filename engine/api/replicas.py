@@ -178,5 +178,5 @@ class Replicas:
         return [link for link in self.links if link.phase is phase]
 
 
-def _how_far(loading: Loading) -> tuple[int, float]:
-    return ("start", "load", "warm_up").index(loading.stage), loading.progress
+def _how_far(loading: Loading) -> tuple[bool, bool, float]:
+    return loading.stage != "start", loading.stage == "warm_up", loading.progress
