@@ -149,7 +149,10 @@ def _call_of(row: ToolFormat, value: Any) -> Call:
 def _read_named(row: ToolFormat, text: str) -> list[Call]:
     """A name, then its arguments as JSON, as often as it comes."""
     before, after = row.call.split("{arguments}")
-    opening = re.compile(_loose(before).replace(re.escape("{name}"), f"(?P<name>{_BARE_NAME})"))
+    name = f"(?P<name>{_BARE_NAME})"
+    if row.call_id:
+        name += rf"(?:{re.escape(row.call_id)}\w*)?"
+    opening = re.compile(_loose(before).replace(re.escape("{name}"), name))
     closing = re.compile(_loose(after))
     separators = re.compile(rf"(?:\s|{re.escape(row.begin)})*" if row.begin else r"\s*")
     calls: list[Call] = []

@@ -44,12 +44,13 @@ class ToolFormat:
     brackets: tuple[str, str] = ("", "")
     pair: str = ""
     arguments_key: str = "arguments"
+    call_id: str = ""
     signs: tuple[str, ...] = ()
 
     @property
     def markers(self) -> str:
         """All fixed text, in which special tokens may stand."""
-        return self.begin + self.call + self.pair + self.end
+        return self.begin + self.call + self.call_id + self.pair + self.end
 
 
 FORMATS: tuple[ToolFormat, ...] = (
@@ -86,6 +87,7 @@ FORMATS: tuple[ToolFormat, ...] = (
         "mistral-named",
         begin="[TOOL_CALLS]",
         call="{name}[ARGS]{arguments}",
+        call_id="[CALL_ID]",
         is_unit=True,
         signs=("[TOOL_CALLS]", "[ARGS]"),
     ),

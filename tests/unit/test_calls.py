@@ -102,6 +102,11 @@ def test_several_calls_are_read_one_by_one(name: str) -> None:
     assert calls[1].arguments == "{}"
 
 
+def test_an_id_that_a_model_gives_its_call_is_passed_over() -> None:
+    text = "[TOOL_CALLS]ping[CALL_ID]a1B2c3D4e[ARGS]{}"
+    assert _read(format_named("mistral-named"), text) == ("", [Call("ping", "{}")])
+
+
 def test_lists_and_sections_hold_several_calls() -> None:
     text = '[TOOL_CALLS] [{"name": "ping", "arguments": {}}, {"name": "ping", "arguments": {}}]'
     assert len(_read(format_named("mistral"), text)[1]) == 2
