@@ -55,6 +55,10 @@ class AnswerFormat(ABC):
         self._begun.add(piece.choice)
         return chunks
 
+    def tell_usage(self, usage: dict[str, Any]) -> None:
+        """Write this usage into the chunks that follow."""
+        self._chunk_tail = b'],"usage":' + dumps(usage) + b"}\n\n"
+
     def last_chunk(self, usage: dict[str, Any]) -> bytes:
         """What ends the stream: the usage, if it was asked for, and the end mark."""
         if not self._usage_in_stream:

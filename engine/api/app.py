@@ -228,6 +228,7 @@ class Routes:
             answer,
             is_streamed=body.stream,
             tells_stages=_tells_stages(request),
+            tells_usage=body.continuous_usage,
         )
 
     def _model_card(self) -> dict[str, Any]:
@@ -288,7 +289,9 @@ class Answer:
         *,
         is_streamed: bool,
         tells_stages: bool,
+        tells_usage: bool,
     ) -> None:
+        self._tells_usage = tells_usage
         self._tells_stages = tells_stages
         self._state = state
         self._generation = generation
@@ -304,6 +307,7 @@ class Answer:
                     receive,
                     send,
                     tells_stages=self._tells_stages,
+                    tells_usage=self._tells_usage,
                 )
             else:
                 await self._send_whole(scope, receive, send)

@@ -33,7 +33,10 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class StreamOptions(Body):
+    """continuous_usage_stats: the usage so far in every event (vLLM's; guidellm asks for it)."""
+
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class GenerationRequest(Body):
@@ -66,6 +69,12 @@ class GenerationRequest(Body):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and bool(
+            self.stream_options and self.stream_options.continuous_usage_stats
+        )
 
     @property
     def token_limit(self) -> int | None:

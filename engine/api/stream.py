@@ -34,6 +34,7 @@ async def send_stream(
     send: Send,
     *,
     tells_stages: bool = False,
+    tells_usage: bool = False,
 ) -> None:
     """Run a generation and stream it. Raises ApiError only before the first byte.
 
@@ -46,6 +47,8 @@ async def send_stream(
         try:
             while True:
                 started = clock()
+                if tells_usage:
+                    answer.tell_usage(generation.usage())
                 await _send_body(send, b"".join(map(answer.chunk, pieces)))
                 stages.network_s += clock() - started
                 if not generation.is_open:

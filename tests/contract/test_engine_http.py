@@ -74,6 +74,20 @@ def test_usage_comes_in_a_last_chunk_when_it_is_asked_for(client: openai.OpenAI)
     assert all(chunk.usage is None for chunk in chunks)
 
 
+def test_usage_comes_in_every_chunk_when_it_is_asked_for(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="tiny",
+        messages=USER,
+        stream=True,
+        max_tokens=3,
+        extra_body={"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    )
+    counts = [chunk.usage.completion_tokens for chunk in stream if chunk.usage]
+    assert counts == sorted(counts)
+    assert counts[-1] == 3
+    assert len(counts) > 2
+
+
 def test_a_stream_ends_with_its_end_mark(http: httpx.Client) -> None:
     response = _chat(http, stream=True)
     assert response.headers["content-type"].startswith("text/event-stream")
