@@ -10,8 +10,8 @@ WIDTH = 52
 """Characters in a line; what the narrowest of the pages' columns shows at 1280 pixels."""
 
 
-def draw_command(line: str) -> None:
-    st.code(in_lines(line), language=None)
+def draw_command(line: str, width: int = WIDTH) -> None:
+    st.code(in_lines(line, width), language=None)
 
 
 def in_lines(line: str, width: int = WIDTH) -> str:

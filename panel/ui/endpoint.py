@@ -32,7 +32,7 @@ def draw_code(deployment: Deployment, request: dict[str, object], *, key: str) -
     base = f"{deployment.endpoint}/v1"
     if deployment.api_key_file:
         st.caption(_("First put the key into the variable AUTOGLM_API_KEY. On this machine:"))
-        st.code(snippets.export(deployment.api_key_file), language=None)
+        st.code(snippets.export(deployment.api_key_file), language=None, wrap_lines=True)
     curl, python = st.tabs(["curl", "Python"], key=f"code_{key}")
     curl.code(snippets.curl(base, request), language=None, wrap_lines=True)
     python.code(snippets.python(base, request), language=None)

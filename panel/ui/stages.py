@@ -41,7 +41,7 @@ def draw_stages(
         elif stage.detail:
             box.markdown(stage.detail)
         if is_open and lines:
-            box.code(tail_text(lines), language=None, wrap_lines=False)
+            box.code(tail_text(lines), language=None, wrap_lines=True)
 
 
 def label_of(stage: Stage, typical: Mapping[StageName, float]) -> str:

@@ -81,7 +81,6 @@ def row_of(deployment: Deployment) -> dict[str, Any]:
         "created": deployment.created_at.astimezone(zone()).replace(tzinfo=None),
         "ready": duration(time_to_ready_s(attempt)),
         "up": duration(up_s),
-        "endpoint": deployment.endpoint or "–",
     }
 
 
@@ -98,15 +97,14 @@ def columns(ids: list[str]) -> dict[str, Any]:
             _("Status"),
             options=[_(word.text) for word in STATES.values()],
             color=[word.color for word in STATES.values()],  # type: ignore[arg-type]  # Streamlit's colours
-            width=130,
+            width=120,
         ),
-        "id": config.TextColumn("ID", width=90),
-        "model": config.TextColumn(_("Model"), width=200),
-        "precision": config.TextColumn(_("Precision"), width=90),
+        "id": config.TextColumn("ID", width=80),
+        "model": config.TextColumn(_("Model"), width=190),
+        "precision": config.TextColumn(_("Precision"), width=80),
         "created": config.DatetimeColumn(_("Asked for"), format="YYYY-MM-DD HH:mm:ss", width=150),
-        "ready": config.TextColumn(_("Time to ready"), width=110),
-        "up": config.TextColumn(_("Uptime"), width=110),
-        "endpoint": config.TextColumn(_("Address"), width=180),
+        "ready": config.TextColumn(_("Time to ready"), width=100),
+        "up": config.TextColumn(_("Uptime"), width=100),
     }
 
 

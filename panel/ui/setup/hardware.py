@@ -53,17 +53,15 @@ def draw(choice: Choice) -> None:
 
 def draw_strip(machine: Machine) -> None:
     """One line: the device that computes, verdict badges, Rescan."""
-    with st.container(
-        border=True,
-        horizontal=True,
-        vertical_alignment="center",
-        gap="small",
-        horizontal_alignment="distribute",
-    ):
-        st.markdown(device_line(machine), width="content")
-        with st.container(horizontal=True, gap="xsmall", width="content"):
+    with st.container(border=True):
+        left, right = st.columns([7, 1], vertical_alignment="center")
+        with left.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.markdown(device_line(machine), width="content")
             draw_badges(machine)
-        rescan = st.button(_("Rescan"), key="rescan", icon=":material/refresh:", type="tertiary")
+        with right.container(horizontal=True, horizontal_alignment="right"):
+            rescan = st.button(
+                _("Rescan"), key="rescan", icon=":material/refresh:", type="tertiary"
+            )
     if rescan:
         with st.spinner(_("Looking at the machine …")):
             opened_panel().machine(refresh=True)

@@ -19,6 +19,9 @@ from panel.ui.stages import LINES_SHOWN, draw_stages
 from panel.ui.wording import STATES, badge, duration, gib, number, percent, tokens
 
 LOOK_EVERY_S = 0.5
+SIDE_WIDTH = 30
+"""Characters of a command's line in the narrow column."""
+
 SETTLED = (State.READY, State.FAILED, State.STOPPED)
 
 
@@ -120,7 +123,7 @@ def draw_side(deployment: Deployment, is_settled: bool) -> None:
                 opened_panel().stop(deployment.id, actor=actor())
                 st.rerun()
     st.caption(_("The same from a terminal"))
-    draw_command(opened_panel().command_line(plan))
+    draw_command(opened_panel().command_line(plan), width=SIDE_WIDTH)
     if not is_settled:
         st.caption(
             _("You may close this page: the start goes on, and this address shows it again.")

@@ -15,6 +15,9 @@ from panel.ui.sentences import in_words
 from panel.ui.setup.choice import DEFAULT_MODEL, Choice
 from panel.ui.wording import VERDICTS, badge, billions, gib, short_precision, tokens
 
+HEAD = (3, 1)
+"""Shares of a row's title and its button, which so stands at the same place in every row."""
+
 TIERS = {Tier.SMALL: N_("7B class"), Tier.LARGE: N_("13B class")}
 
 
@@ -55,24 +58,18 @@ def draw_best(choice: Choice) -> None:
         return
     best = found[0]
     source = str(best.entry.source)
-    with st.container(
-        border=True,
-        horizontal=True,
-        vertical_alignment="center",
-        horizontal_alignment="distribute",
-    ):
+    with st.container(border=True):
+        left, right = st.columns(HEAD, vertical_alignment="center")
         title = _("Best for this machine")
         name, precision = best.entry.name, short_precision(best.precision)
-        st.markdown(
-            f":blue[:material/auto_awesome:] {title}: **{name}** · {precision}",
-            width="content",
-        )
-        st.button(
+        left.markdown(f":blue[:material/auto_awesome:] {title}: **{name}** · {precision}")
+        right.button(
             _("Use this"),
             key="use_best",
             on_click=choice.change,
             kwargs={"model": source, "precision": best.precision},
             disabled=choice.model == source and choice.precision in (None, best.precision),
+            width="stretch",
         )
 
 
@@ -127,18 +124,17 @@ def draw_entry(choice: Choice, entry: Entry) -> None:
 def _head(source: str, name: str, facts: list[str], choice: Choice) -> None:
     is_chosen = source == choice.model
     selected = _("Selected")
-    with st.container(
-        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"
-    ):
-        st.markdown(f"**{name}** &nbsp; :small[{' · '.join(facts)}]", width="content")
-        st.button(
-            f":blue[{selected}]" if is_chosen else _("Select"),
-            key=f"select_{source}",
-            type="tertiary" if is_chosen else "secondary",
-            icon=":material/check_circle:" if is_chosen else None,
-            on_click=choice.change,
-            kwargs={"model": source, "precision": None},
-        )
+    left, right = st.columns(HEAD, vertical_alignment="center")
+    left.markdown(f"**{name}** &nbsp; :small[{' · '.join(facts)}]")
+    right.button(
+        f":blue[{selected}]" if is_chosen else _("Select"),
+        key=f"select_{source}",
+        type="tertiary" if is_chosen else "secondary",
+        icon=":material/check_circle:" if is_chosen else None,
+        on_click=choice.change,
+        kwargs={"model": source, "precision": None},
+        width="stretch",
+    )
 
 
 def draw_fits(fits: dict[Precision, Fit], source: str, choice: Choice) -> None:
