@@ -33,8 +33,10 @@ def main(argv: Sequence[str]) -> int:
         from engine.api.keys import read_keys  # the API's imports only once the port is ours
         from engine.api.server import serve
         from engine.api.shares import shares
+        from engine.model.gguf import with_folder
 
         keys = read_keys(config.api_key_file)
+        config = with_folder(config)
         replica_shares = shares(config)
     except EngineError as error:
         logs.fatal(error)
