@@ -28,6 +28,7 @@ TITLES = {
     "model_folder": N_("This folder is not a usable model"),
     "server_unreachable": N_("The engine does not answer"),
     "server": N_("The engine refused the request"),
+    "context_length_exceeded": N_("Too long for this deployment"),
     "engine_starting": N_("The engine is still starting"),
     "engine_stopping": N_("The engine is stopping"),
     "engine_dead": N_("The engine has ended"),

@@ -17,7 +17,7 @@ MODEL_FOLDER = (
     N_("{path} is not a folder."),
     N_("{path} has a config.json but no *.safetensors file."),
     N_("{path} has no config.json."),
-    N_("{path} has no weight_map."),
+    N_("{path} has no weight_map of file names."),
     N_("{path} names no model_type, so the architecture is unknown."),
     N_("{path} is not valid JSON: {reason}"),
     N_("{path} has its weights only in {file}, a pickle, which can run code."),
@@ -142,7 +142,7 @@ HISTORY = (
     N_("{sentence} {n} attempts in a row never became ready."),
     N_("{sentence} {n} crashes within {m} minutes."),
 )
-TEMPLATES = (*HISTORY, *ENGINE, *LAUNCH, *MODEL_FOLDER, *SOURCE, *TALK)
+TEMPLATES = (*HISTORY, *ENGINE, *LAUNCH, *TALK, *MODEL_FOLDER, *SOURCE)
 """Tried in this order: those that hold another sentence come before those that could take it."""
 
 NUMBERS = frozenset("nm")

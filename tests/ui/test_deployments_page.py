@@ -62,6 +62,15 @@ def test_every_view_of_one_deployment_draws(
     assert not page.error
 
 
+def test_events_are_told_in_the_words_of_the_pages(open_page: OpenPage, panel_here: Panel) -> None:
+    deployment = scenes.stopped(panel_here)
+    page = open_page("deployments", id=deployment.id, tab="events")
+    assert "Starting → **Ready**" in words(page)
+    page = open_page("deployments", locale="zh-CN", id=deployment.id, tab="events")
+    assert "启动中 → **就绪**" in words(page)
+    assert f"请求停止 {deployment.name}。" in words(page)
+
+
 def test_a_failed_deployment_shows_its_cause_and_can_be_redeployed(
     open_page: OpenPage, panel_here: Panel
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from streamlit.runtime.context import ContextProxy
 
 from panel.deployments import Panel
-from panel.ui import opened
+from panel.ui import i18n, opened
 from tests.ui import scenes
 from tests.ui.look import OpenPage, asked, button, words
 
@@ -30,6 +31,14 @@ def test_the_language_of_the_address_comes_before_the_browsers(
     open_page: OpenPage, page: str
 ) -> None:
     assert open_page(page, locale="en-US", lang="zh").title[0].value == PAGES[page][1]
+
+
+def test_the_language_of_an_earlier_visit_comes_before_the_browsers(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ContextProxy, "cookies", {i18n.COOKIE: "zh"})
+    assert open_page(locale="en-US").title[0].value == PAGES["setup"][1]
+    assert open_page(locale="en-US", lang="en").title[0].value == PAGES["setup"][0]
 
 
 def test_an_unreadable_database_is_explained_on_the_page(

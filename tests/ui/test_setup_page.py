@@ -7,6 +7,9 @@ import pytest
 from db.models import Desired
 from panel.deployments import Panel
 from panel.hardware.machine import Machine
+from panel.models.catalog import Tier
+from panel.sizing.recommend import least_memory
+from panel.sizing.workload import Workload
 from panel.ui.setup.choice import OPTIONS
 from tests.ui import scenes
 from tests.ui.look import OpenPage, asked, button, has_button, words
@@ -157,6 +160,42 @@ def test_try_again_asks_for_a_new_deployment_of_the_same_plan(
     new_id = asked(page, "deployment")
     assert new_id != old.id
     assert panel_here.deployment(new_id).plan == old.plan
+
+
+def test_a_stopped_deployment_offers_another_and_not_the_same_again(
+    open_page: OpenPage, panel_here: Panel
+) -> None:
+    deployment = scenes.stopped(panel_here)
+    page = open_page(step="launch", deployment=deployment.id)
+    assert not has_button(page, "again_setup")
+    assert "You may close this page" not in words(page)
+    button(page, "another").click().run()
+    assert asked(page, "step") == "model"
+    assert "deployment" not in page.query_params
+
+
+def test_coming_back_after_a_stop_begins_with_the_model(
+    open_page: OpenPage, panel_here: Panel
+) -> None:
+    deployment = scenes.stopped(panel_here)
+    page = open_page(step="launch", deployment=deployment.id)
+    for name in ("step", "deployment"):
+        del page.query_params[name]
+    page.run()
+    assert asked(page, "step") == "model"
+    assert "deployment" not in page.query_params
+
+
+def test_an_emptied_model_field_chooses_the_recommended_model(open_page: OpenPage) -> None:
+    page = open_page(step="model", model="/no/such/folder")
+    page.text_input(key="own_source").set_value("").run()
+    assert not page.error
+    assert not button(page, "launch").disabled
+
+
+def test_what_a_7b_model_needs_is_what_the_sizing_says(open_page: OpenPage) -> None:
+    least = least_memory(scenes.LAPTOP, Tier.SMALL, Workload())
+    assert f"{least.total_bytes / 2**30:.1f} GiB or more" in words(open_page())
 
 
 def test_a_port_in_use_offers_a_free_one(open_page: OpenPage, panel_here: Panel) -> None:

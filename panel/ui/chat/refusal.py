@@ -11,7 +11,7 @@ import streamlit as st
 from panel.runtimes.plan import Plan
 from panel.ui.i18n import _
 from panel.ui.opened import opened_panel
-from panel.ui.problems import show_told, shown
+from panel.ui.problems import show_told, shown, title_of
 from panel.ui.setup.choice import Choice
 from panel.ui.wording import number
 
@@ -59,7 +59,7 @@ def draw_refusal(figures: dict[str, Any], deployment_id: str | None, *, key: str
     if refused is None:
         show_told(figures["code"], figures["error"], figures["fix"])
         return
-    st.error(words_of(refused), title=_("Too long for this deployment"), icon=":material/error:")
+    st.error(words_of(refused), title=title_of(TOO_LONG), icon=":material/error:")
     if deployment_id is None:
         return
     label = _("Redeploy with a context of {n}", n=number(refused.longer_context))
