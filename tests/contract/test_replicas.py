@@ -63,7 +63,7 @@ def _statuses(engine: Engine) -> list[str]:
     return [replica["status"] for replica in engine.health()["replicas"]]
 
 
-def _until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def _until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "the condition was not reached in time"
@@ -168,7 +168,7 @@ def test_when_all_replicas_are_dead_the_engine_exits_with_1(folder: Path, tmp_pa
         _until(lambda: [r["open"] for r in engine.health()["replicas"]] == [1, 1])
         for core in engine.cores():
             core.kill()
-        assert engine.process.wait(4) == 1, engine.log
+        assert engine.process.wait(10) == 1, engine.log
         answers = [answer.result() for answer in asked]
     assert [answer.status_code for answer in answers] == [503] * 2
     assert "SIGKILL" in engine.fatal["message"]
@@ -189,7 +189,7 @@ def test_two_real_replicas_answer_alike_and_one_survives_the_other(
     engine = Engine(model, tmp_path / "log", "--replicas", "2", *ROUND_ROBIN)
     try:
         engine.wait_until_ready()
-        _until(lambda: _statuses(engine) == ["ok", "ok"], timeout_s=60)
+        _until(lambda: _statuses(engine) == ["ok", "ok"])
         texts = {_text(engine) for _ in range(2)}
         engine.cores()[0].kill()
         texts |= {_text(engine) for _ in range(2)}
