@@ -20,10 +20,9 @@ from tests.e2e.world import free_port, wait_for
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "city": {"type": "string", "maxLength": 20},
-        "population_millions": {"type": "number", "minimum": 0, "maximum": 100},
+        "city": {"type": "string", "maxLength": 10},
         "capital": {"type": "boolean"},
-        "sights": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 2},
+        "sights": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 2},
         "size": {"enum": ["small", "large"]},
     },
     "required": ["city", "capital", "size"],
@@ -39,7 +38,7 @@ WEATHER: Any = {
         "parameters": {
             "type": "object",
             "properties": {
-                "city": {"type": "string", "maxLength": 20},
+                "city": {"type": "string", "maxLength": 10},
                 "unit": {"enum": ["celsius", "fahrenheit"]},
             },
             "required": ["city", "unit"],
