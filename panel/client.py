@@ -226,9 +226,10 @@ class _StopWatch:
         ended_at = self._clock()
         first_at = ended_at if self._first_at is None else self._first_at
         tokens = int(self._usage.get("completion_tokens", 0))
+        decoding_s = self._last_at - first_at  # none where all the text came in one piece
         return Figures(
             ttft_s=first_at - self._sent_at,
-            tpot_s=(self._last_at - first_at) / (tokens - 1) if tokens > 1 else None,
+            tpot_s=decoding_s / (tokens - 1) if tokens > 1 and decoding_s > 0 else None,
             total_s=ended_at - self._sent_at,
             prompt_tokens=int(self._usage.get("prompt_tokens", 0)),
             completion_tokens=tokens,

@@ -25,7 +25,6 @@ from engine.model.adapt import LayerShape, adapt, usable_length
 from engine.model.device import dtype_name, free_bytes
 from engine.model.fast import use_fast_blocks
 from engine.model.load import LoadedModel, load_model, stored_bytes
-from engine.model.merge import merge_siblings
 from engine.model.packed import pack_linears
 from engine.model.parallel import WHOLE, Rank, connect, device_map, join, smallest, total
 from engine.model.tokenizer import grammar_tokenizer
@@ -127,8 +126,6 @@ def build(
         num_points = connect(loaded.model, loaded.sharding)
         logger.info("Rank %d: %d modules communicate; no layer is fast", rank.index, num_points)
     layers = adapt(loaded.model)
-    num_groups = merge_siblings(loaded.model)
-    logger.info("Merged %d groups of sibling projections", num_groups)
     is_whole = rank.world_size == 1
     num_fast = (
         use_fast_blocks(loaded.model, layers) if is_whole and config.enable_fast_blocks else 0

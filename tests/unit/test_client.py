@@ -70,6 +70,12 @@ def test_time_between_tokens_runs_to_the_end_where_the_last_tokens_have_no_text(
         assert engine.chat([]).figures.tpot_s == pytest.approx(1.6 / 8)
 
 
+def test_an_answer_whose_text_comes_in_one_piece_has_no_time_between_tokens() -> None:
+    for body in (events(piece("Hi", "stop"), usage(5, 9)), events(piece("", "stop"), usage(5, 9))):
+        with client(streaming(body)) as engine:
+            assert engine.chat([]).figures.tpot_s is None
+
+
 def test_an_answer_of_one_token_has_no_time_between_tokens() -> None:
     with client(streaming(events(piece("a"), usage(1, 1)))) as engine:
         assert engine.chat([]).figures.tpot_s is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.config import EngineConfig, OptionInfo, options_table
@@ -42,6 +42,7 @@ def configs(draw: st.DrawFn) -> EngineConfig:
     return EngineConfig(**chosen)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(configs())
 def test_flags_and_json_give_the_same_config_back(config: EngineConfig) -> None:
     assert EngineConfig.parse(config.to_argv()) == config
