@@ -202,7 +202,7 @@ REFUSED: Mapping[str, str] = {
     "mamba": "linear_attention",
     "falcon_mamba": "linear_attention",
     "jamba": "linear_attention",
-    "recurrent_gemma": "linear_attention",
+    "recurrent_gemma": "linear_attention|recurrent state",  # transformers 5.23 | 5.17
     "nemotron_h": "linear_attention",
     "falcon_h1": "hybrid",
     "minimax": "linear_attention",
@@ -211,7 +211,7 @@ REFUSED: Mapping[str, str] = {
     "kimi_linear": "linear_attention",
     "lfm2": "conv",
     "llama4_text": "chunked_attention",
-    "glm_moe_dsa": "indexed_attention",
+    "glm_moe_dsa": "indexed_attention|sparse_attention",  # 5.23 | 5.17
     "deepseek_v4": "heavily_compressed_attention",
     "diffllama": "asks for attention 6 times",
 }
