@@ -177,9 +177,7 @@ class Generation:
         for index, work in enumerate(self.works):
             core_id = f"{self.request_id}.{serial}.{index}"
             detokenizer = Detokenizer(self.vocabulary.decode, work.prompt_ids)
-            submit = Submit(
-                core_id, work.prompt_ids, work.sampling, self.priority, self.timeout_s
-            )
+            submit = Submit(core_id, work.prompt_ids, work.sampling, self.priority, self.timeout_s)
             self.link.submit(submit, self._mailbox, index)
             stops = StopStrings(self.stops)
             self._choices.append(_Choice(core_id, work, detokenizer, stops))
