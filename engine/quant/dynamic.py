@@ -12,16 +12,15 @@ Source: Xiao et al., SmoothQuant, 2022, section 3 (per-token, per-channel scales
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engine.footprint import LinearShape, WeightFormat, linear_bytes
-from engine.quant.linear import QuantizedLinear, concatenate_bias, nonzero
+from engine.quant.linear import Int8Rows, nonzero
 
 _LIMIT = 127
 _RETRACTED = (AttributeError, NotImplementedError, RuntimeError, TypeError)
@@ -114,17 +113,13 @@ def is_exact(kernel: type[Kernel]) -> bool:
     return all(torch.allclose(result, expected, rtol=1e-5, atol=1e-3) for result in results)
 
 
-class Int8DynamicLinear(QuantizedLinear):
+class Int8DynamicLinear(Int8Rows):
     """weight: [out, in] int8 and scale: [out] float32, until `pack` gives them to a kernel."""
 
     has_head = True
-    weight: Tensor
-    scale: Tensor
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], bias)
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
+        super().__init__(weight, scale, bias)
         self._kernel: Kernel | None = None
 
     @classmethod
@@ -132,12 +127,6 @@ class Int8DynamicLinear(QuantizedLinear):
         scale = nonzero(weight.abs().amax(1).float() / _LIMIT)
         quantized = (weight.float() / scale[:, None]).round_().clamp_(-_LIMIT, _LIMIT)
         return cls(quantized.to(torch.int8), scale, bias)
-
-    @classmethod
-    def concatenate(cls, layers: Sequence[Any]) -> Self:
-        weight = torch.cat([layer.weight for layer in layers])
-        scale = torch.cat([layer.scale for layer in layers])
-        return cls(weight, scale, concatenate_bias(layers))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         assert self._kernel is None, "a packed weight is only multiplied with"

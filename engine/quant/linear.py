@@ -63,8 +63,8 @@ def concatenate_bias(layers: Sequence[QuantizedLinear]) -> Tensor | None:
     return torch.cat(biases) if biases else None
 
 
-class Int8Linear(QuantizedLinear):
-    """weight: [out, in] int8. scale: [out] in the computing type."""
+class Int8Rows(QuantizedLinear):
+    """weight: [out, in] int8 with one scale a row. scale: [out]."""
 
     weight: Tensor
     scale: Tensor
@@ -75,16 +75,20 @@ class Int8Linear(QuantizedLinear):
         self.register_buffer("scale", scale)
 
     @classmethod
-    def quantize(cls, weight: Tensor, bias: Tensor | None) -> Self:
-        scale = nonzero(weight.abs().amax(1).float() / 127).to(weight.dtype)
-        quantized = (weight.float() / scale.float()[:, None]).round_().clamp_(-127, 127)
-        return cls(quantized.to(torch.int8), scale, bias)
-
-    @classmethod
     def concatenate(cls, layers: Sequence[Any]) -> Self:
         weight = torch.cat([layer.weight for layer in layers])
         scale = torch.cat([layer.scale for layer in layers])
         return cls(weight, scale, concatenate_bias(layers))
+
+
+class Int8Linear(Int8Rows):
+    """Weight-only. scale: in the computing type."""
+
+    @classmethod
+    def quantize(cls, weight: Tensor, bias: Tensor | None) -> Self:
+        scale = nonzero(weight.abs().amax(1).float() / 127).to(weight.dtype)
+        quantized = (weight.float() / scale.float()[:, None]).round_().clamp_(-127, 127)
+        return cls(quantized.to(torch.int8), scale, bias)
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.weight.to(dtype) * self.scale[:, None].to(dtype)
